@@ -1,0 +1,372 @@
+"""`ctray …`: parsing and printing only, one function a verb."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctray import __version__
+from ctray.config import Recipe, parse_assignments
+from ctray.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ctray.data.store import Store
+
+# Heavy imports (Ray, torch) wait inside the verbs: `--help` and mistakes answer at once.
+
+EXPERT = typer.Option("--verbose", "-v", help="Show Ray's own messages and the workers' output.")
+_DATA_HELP = "Store, or folder with one sub-folder a class."
+_BUNDLE_HELP = "Folder or URI of a bundle."
+_REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/registry."
+
+app = typer.Typer(
+    help="Chest images in folders to a checked data set, a tuned classifier, a report, a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class.")],
+    out: Annotated[Path, typer.Option(help="Folder for the store.")],
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of stored images, px.")] = 256,
+    verbose: Annotated[bool, EXPERT] = False,
+) -> None:
+    """Decode, check and split a folder of images into a store.
+
+    Example: ctray prepare xrays --out store
+    """
+    from ctray.data.records import list_folder
+    from ctray.data.store import prepare as prepare_store
+    from ctray.session import ray_session
+    from ctray.storage import check_empty
+
+    listing = list_folder(data)
+    check_empty(out)
+    with ray_session(verbose):
+        store = prepare_store(listing, out, size)
+    print_store(store)
+    print(f"store: {out}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help=_DATA_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    config: Annotated[Path | None, typer.Option(help="YAML recipe.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe; repeat.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Data-parallel workers.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="small_cnn or any timm name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation.")] = None,
+    verbose: Annotated[bool, EXPERT] = False,
+) -> None:
+    """Fine-tune a classifier and write its bundle.
+
+    Example: ctray train --data store --out run --epochs 8 --set augment.policy=strong
+    """
+    chosen = {"epochs": epochs, "backbone": backbone, "seed": seed}
+    overrides = parse_assignments(set_ or [])
+    overrides |= {key: value for key, value in chosen.items() if value is not None}
+    recipe = Recipe.load(config, overrides)
+
+    from ctray.data.store import check_data, open_or_prepare
+    from ctray.models.backbones import check_backbone
+    from ctray.session import ray_session
+    from ctray.storage import new_folder
+    from ctray.training.plan import make_plan
+    from ctray.training.trainer import train as train_run
+
+    check_backbone(recipe.backbone)
+    check_data(data)
+    with new_folder(out), ray_session(verbose):
+        plan = make_plan(workers)
+        store = open_or_prepare(data, out / "store")
+        print_store(store)
+        print(f"plan: {recipe.backbone} at {recipe.image_size} px, {plan}", flush=True)
+        best = train_run(recipe, store, out, plan, print_row)
+    print(
+        f"best: step {best['step']}, validation accuracy {best['val_accuracy']:.4f}, "
+        f"macro-F1 {best['val_macro_f1']:.4f} over {best['val_records']} records"
+    )
+    print(f"bundle: {out / 'bundle'}")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    data: Annotated[Path, typer.Option(help=_DATA_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+    split: Annotated[
+        str | None, typer.Option(help="Of a store: train, val, test (default) or all.")
+    ] = None,
+    include_training: Annotated[
+        bool, typer.Option("--include-training", help="Score records it was trained on, too.")
+    ] = False,
+) -> None:
+    """Score a bundle on records it has not seen; write report.json and report.html.
+
+    Example: ctray evaluate run/bundle --data store --out report
+    """
+    from ctray.data.store import check_data
+    from ctray.engine.predictor import Predictor
+    from ctray.evaluation.evaluate import evaluate as evaluate_bundle
+    from ctray.evaluation.metrics import table
+
+    check_data(data)
+    done = evaluate_bundle(Predictor.load(bundle), data, out, split, include_training)
+    print(table(done.metrics))
+    print(
+        f"scored {done.metrics.n} records; left out {done.trained_on} it was trained on and "
+        f"{done.chosen_on} that chose its checkpoint; {done.unreadable} unreadable"
+    )
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Table: .csv, .parquet or .jsonl.")],
+) -> None:
+    """Predict image files; a file that cannot be read gets its own error.
+
+    Example: ctray predict run/bundle new/*.png --out predictions.csv
+    """
+    import pandas as pd
+    from rich.progress import track
+
+    from ctray.engine.batch import WRITERS, check_table_path, expand, predict_files, row
+    from ctray.engine.predictor import Predictor
+
+    check_table_path(out)
+    files = expand(paths)
+    predictor = Predictor.load(bundle)
+    start = time.monotonic()
+    outcomes = track(
+        predict_files(predictor, files),
+        total=len(files),
+        description="predicting",
+        console=error_console(),
+        transient=True,
+    )
+    rows = [row(file, outcome, predictor.bundle.info.classes) for file, outcome in outcomes]
+    rate = len(rows) / (time.monotonic() - start)
+    frame = pd.DataFrame(rows)
+    WRITERS[out.suffix](frame, out)
+    errors = int(frame["error"].notna().sum())
+    print(f"{len(rows) - errors} answered, {errors} with an error, {rate:.0f} images/s: {out}")
+
+
+@app.command()
+def explain(
+    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+) -> None:
+    """Draw where the evidence for the predicted class lies (Grad-CAM), beside the image.
+
+    Example: ctray explain run/bundle patient.png --out evidence.png
+    """
+    import cv2
+
+    from ctray.data.decode import ImageError, decode_image
+    from ctray.engine.predictor import Predictor
+    from ctray.explain.gradcam import heatmap, overlay
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}: the name must end in .png")
+    if not image.is_file():
+        raise UserError(f"no such file: {image}")
+    predictor = Predictor.load(bundle)
+    data = image.read_bytes()
+    try:
+        pixels = decode_image(data)
+    except ImageError as error:
+        raise UserError(f"{image}: {error}") from error
+    prediction = predictor.predict([predictor.read(data)])[0]
+    picture = overlay(pixels, heatmap(predictor.bundle, pixels, prediction.predicted))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    print(f"{prediction.predicted} {prediction.confidence:.4f}: {out}")
+
+
+@app.command()
+def promote(
+    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
+) -> None:
+    """Register a bundle as the next version and make it the production one.
+
+    Example: ctray promote study/best/bundle --name chest
+    """
+    from ctray import registry as registry_module
+
+    done = registry_module.promote(bundle, registry or registry_module.default_registry(), name)
+    print(f"{done.name} version {done.version} is in production: {done.uri}")
+
+
+@app.command()
+def versions(
+    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    name: Annotated[str | None, typer.Option(help="Only this name; default: all.")] = None,
+) -> None:
+    """List the registered versions.
+
+    Example: ctray versions
+    """
+    from ctray import registry as registry_module
+
+    place = registry or registry_module.default_registry()
+    names = [name] if name else registry_module.names(place)
+    found = [version for n in names for version in registry_module.list_versions(place, n)]
+    if not found:
+        raise UserError(f"no version in {place}: register one with `ctray promote BUNDLE`")
+    print(f"{'name':<16} {'version':>7}  {'promoted':<26} {'val macro-F1':>12}  backbone")
+    for v in found:
+        mark = "  (production)" if v.production else ""
+        print(
+            f"{v.name:<16} {v.version:>7}  {v.promoted:<26} {v.macro_f1:>12.4f}  {v.backbone}{mark}"
+        )
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        str | None, typer.Argument(help=_BUNDLE_HELP + " Default: the promoted one.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
+) -> None:
+    """Serve a bundle over HTTP until interrupted.
+
+    Example: ctray serve run/bundle --port 8000
+    """
+    arguments = [bundle] if bundle else []
+    arguments += ["--host", host, "--port", str(port), "--name", name]
+    arguments += ["--registry", registry] if registry else []
+    os.execv(sys.executable, [sys.executable, "-m", "serve", *arguments])
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder to draw into.")],
+    images_per_class: Annotated[int, typer.Option(min=1, help="Images a class.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings.")] = 0,
+) -> None:
+    """Draw a folder of synthetic chest images, to try ctray without data of your own.
+
+    Example: ctray phantom --out synthetic --images-per-class 100
+    """
+    from ctray.data.phantom import PhantomSpec, write_folder
+
+    write_folder(PhantomSpec(images_per_class=images_per_class, seed=seed), out)
+    print(f"synthetic images, {images_per_class} a class: {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
+        "demo-out"
+    ),
+    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 100,
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the search.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 3,
+) -> None:
+    """Run the whole way on embedded synthetic data: prepare to HTTP prediction.
+
+    Example: ctray demo
+    """
+    from ctray.demo import run_demo
+
+    run_demo(out, images_per_class, trials, epochs)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"ctray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of `ctray`."""
+    _run(app)
+
+
+def run_cli(command: Callable[..., Any]) -> None:
+    """Run a single function as a command line with ctray's manners; it exits the process."""
+    single = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    single.command()(command)
+    _run(single)
+
+
+def _run(program: typer.Typer) -> None:
+    try:
+        program()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:
+        # A step of the demo: it has said itself what was wrong.
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def print_store(store: "Store") -> None:
+    """Print the counts per class and split, and what was left out and why."""
+    from ctray.data.store import counts
+
+    print(counts(store).to_string(index_names=False))
+    lost = store.manifest[store.manifest["status"] != "ok"]
+    print(f"{len(store.manifest) - len(lost)} records, {len(lost)} quarantined")
+    for _, row in lost.iterrows():
+        print(f"  {row['path']}: {row['reason']}")
+    if store.ignored:
+        print(
+            f"{len(store.ignored)} files are not images by name and were not read, "
+            f"the first: {store.ignored[0]}"
+        )
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """Print one evaluation of a training run."""
+    print(
+        f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  loss {row['train_loss']:.4f}  "
+        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
+        f"macro-F1 {row['val_macro_f1']:.4f}  {row['images_per_s']:.1f} images/s",
+        flush=True,
+    )
+
+
+def error_console() -> "Console":
+    """A rich console on stderr: progress shows on a terminal and stays out of a pipe."""
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,170 @@
+"""Every setting: typed, strict and documented per field.
+
+A recipe is what a training run is made from; a PreprocessSpec is what travels in the bundle so
+that serving sees the same tensor as training. Unknown keys are errors that name the nearest key.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctray.errors import UserError
+
+Tone = Literal["none", "equalise", "percentile"]
+AugmentPolicy = Literal["none", "light", "standard", "strong"]
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Settings = TypeVar("Settings", bound=Strict)
+
+
+class PreprocessSpec(Strict):
+    """How a canonical image (uint8, H×W) becomes model input; read from the bundle when serving."""
+
+    store_size: int = Field(
+        256, ge=32, le=2048, description="side in px of the stored square image"
+    )
+    tone: Tone = Field(
+        "equalise",
+        description="grey scale before the model: none, equalise (histogram), percentile (1–99)",
+    )
+    image_size: int = Field(160, ge=32, le=1024, description="side in px of the model input")
+    channels: Literal[1, 3] = Field(3, description="1, or 3 copies of the grey channel")
+    mean: tuple[float, ...] = Field(IMAGENET_MEAN, description="per channel, on the 0–255 scale")
+    std: tuple[float, ...] = Field(IMAGENET_STD, description="per channel, on the 0–255 scale")
+
+
+class AugmentConfig(Strict):
+    """Which random changes a training image goes through."""
+
+    policy: AugmentPolicy = Field("standard", description="which transforms")
+    strength: float = Field(0.5, ge=0.0, le=1.0, description="how far each transform goes, 0–1")
+
+
+class Recipe(Strict):
+    """What one training run is made from. The defaults were chosen on validation data."""
+
+    backbone: str = Field("tf_efficientnet_lite0", description="small_cnn or any timm model name")
+    weights: str | None = Field(
+        None,
+        description="hub, package, none or a file; unset: package for tf_efficientnet_lite0, "
+        "none for small_cnn, hub for the rest",
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    epochs: int = Field(8, ge=1, description="passes over the training split")
+    batch_size: int = Field(32, ge=1, description="records a step, over all workers")
+    image_size: int = Field(160, ge=32, le=1024, description="side in px of the model input")
+    tone: Tone = Field("equalise", description="grey scale before augmentation and the model")
+    augment: AugmentConfig = Field(AugmentConfig(), description="random changes while training")
+    lr: float = Field(1e-3, gt=0.0, le=1.0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.02, ge=0.0, description="on weights, not on biases and norms")
+    warmup: float = Field(0.15, ge=0.0, lt=1.0, description="share of the steps that warm up")
+    label_smoothing: float = Field(0.05, ge=0.0, lt=1.0, description="of the cross entropy")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="before the classifier")
+    clip_norm: float = Field(5.0, gt=0.0, description="largest gradient norm")
+    evaluations_per_epoch: int = Field(2, ge=1, description="the last is at the epoch's end")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the processor has it"
+    )
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Self:
+        """Read a YAML recipe and lay `key=value` overrides (dotted keys reach inside) over it.
+
+        Raises:
+            UserError: no such file, not YAML, an unknown key or an impossible value.
+        """
+        return load_settings(cls, path, overrides)
+
+
+def load_settings(
+    kind: type[Settings], path: Path | None, overrides: dict[str, Any] | None = None
+) -> Settings:
+    """Build `kind` from a YAML file and dotted overrides; every mistake is one sentence."""
+    values = read_yaml(path) if path is not None else {}
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"cannot set {dotted!r}: {parent!r} is not a group of settings")
+        place[last] = value
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(kind, error)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    return values
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+    """Turn `["lr=1e-4", "augment.policy=light"]` into a mapping with YAML-typed values.
+
+    Raises:
+        UserError: a pair without `=` or without a key.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {pair!r} is not of the form key=value")
+        values[key.strip()] = _scalar(text)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as a string; a user who types it means a number.
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys(kind)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
+        return f"unknown setting {key!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,1 @@
+"""Folder in, checked store, stream of augmented batches out."""

@@ -1,0 +1,126 @@
+"""Predict many images on this machine: decode in threads, infer in batches."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from ctray.data.decode import EXTENSIONS, ImageError
+from ctray.engine.predictor import Prediction, Predictor
+from ctray.errors import UserError
+
+_BATCH = 32
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A prediction, or the reason why there is none."""
+
+    prediction: Prediction | None
+    error: str
+
+
+def predict_many(
+    predictor: Predictor, jobs: Iterable[Job], load: Callable[[Job], np.ndarray | None]
+) -> Iterator[tuple[Job, Outcome]]:
+    """Predict every job, in order.
+
+    Args:
+        predictor: what to predict with.
+        jobs: anything `load` understands.
+        load: job to engine input, uint8 (image_size, image_size); runs in threads. It raises
+            ImageError for an image that cannot be read, and returns None to leave the job out.
+
+    Yields:
+        Each job that was not left out, with its outcome.
+    """
+    cv2.setNumThreads(1)
+
+    def attempt(job: Job) -> np.ndarray | ImageError | None:
+        try:
+            return load(job)
+        except ImageError as error:
+            return error
+
+    remaining = iter(jobs)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            loaded = list(pool.map(attempt, batch))
+            readable = [item for item in loaded if isinstance(item, np.ndarray)]
+            predictions = iter(predictor.predict(readable))
+            for job, item in zip(batch, loaded, strict=True):
+                if isinstance(item, np.ndarray):
+                    yield job, Outcome(next(predictions), "")
+                elif item is not None:
+                    yield job, Outcome(None, str(item))
+
+
+def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[tuple[str, Outcome]]:
+    """Predict image files; a file that cannot be opened or read gets its own error."""
+
+    def load(path: Path) -> np.ndarray:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"the file cannot be opened: {error.strerror}") from error
+        return predictor.read(data)
+
+    for path, outcome in predict_many(predictor, paths, load):
+        yield str(path), outcome
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are named, folders as the image files below them, sorted.
+
+    Raises:
+        UserError: a path that does not exist, or a folder without an image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not found:
+                raise UserError(f"{path} has no image file")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"no such file or folder: {path}")
+    return files
+
+
+def row(file: str, outcome: Outcome, classes: Iterable[str]) -> dict[str, object]:
+    """One line of a predictions table: file, predicted, decision, confidence, p_<class>…, error."""
+    prediction = outcome.prediction
+    probabilities = prediction.probabilities if prediction else {}
+    return {
+        "file": file,
+        "predicted": prediction.predicted if prediction else None,
+        "decision": prediction.decision if prediction else None,
+        "confidence": prediction.confidence if prediction else None,
+        **{f"p_{name}": probabilities.get(name) for name in classes},
+        "error": outcome.error or None,
+    }
+
+
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".csv": lambda frame, path: frame.to_csv(path, index=False),
+    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+}
+
+
+def check_table_path(path: Path) -> None:
+    """Raise UserError when a table cannot be written there, before any work is done."""
+    if path.suffix not in WRITERS:
+        raise UserError(f"--out {path}: the name must end in {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")

@@ -1,0 +1,130 @@
+"""Models by name: `small_cnn` is ours, every other name is timm's."""
+
+import difflib
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from ctray.config import PreprocessSpec, Recipe
+from ctray.errors import UserError
+from ctray.models.small_cnn import SmallCNN
+from ctray.models.weights import load_pretrained
+
+SMALL_CNN = "small_cnn"
+# The weights of the pip package were trained on (x − 127) / 128, not on ImageNet's mean and std.
+LITE0_MEAN, LITE0_STD = (127.0,) * 3, (128.0,) * 3
+# timm's own `xception` is an alias it warns about.
+_ALIASES = {"xception": "legacy_xception"}
+
+
+def check_backbone(name: str) -> None:
+    """Raise UserError naming the nearest known name when `name` is not a backbone."""
+    if name == SMALL_CNN or _timm_name(name) in timm.list_models():
+        return
+    near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "use small_cnn or a name of timm.list_models()"
+    raise UserError(f"unknown backbone {name!r}; {hint}")
+
+
+def build_model(
+    backbone: str, num_classes: int, image_size: int, dropout: float = 0.0
+) -> nn.Module:
+    """A randomly initialised model: float (N, channels, S, S) to float (N, num_classes) logits.
+
+    Raises:
+        UserError: an unknown name, or one that cannot take images of that size.
+    """
+    check_backbone(backbone)
+    if backbone == SMALL_CNN:
+        return SmallCNN(num_classes, dropout)
+    sized: dict[str, Any] = {} if _takes_any_size(backbone) else {"img_size": image_size}
+    try:
+        return timm.create_model(
+            _timm_name(backbone), num_classes=num_classes, drop_rate=dropout, **sized
+        )
+    except (AssertionError, TypeError) as error:
+        raise UserError(
+            f"{backbone} cannot be built for {image_size} px images: {error}"
+        ) from error
+
+
+def initial_model(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The model a run starts from: seeded, with the recipe's pretrained weights in place."""
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.backbone, num_classes, recipe.image_size, recipe.dropout)
+    load_pretrained(model, _timm_name(recipe.backbone), resolve_weights(recipe))
+    return model
+
+
+def resolve_weights(recipe: Recipe) -> str:
+    """Where the pretrained weights come from: hub, package, none or a file."""
+    if recipe.weights is not None:
+        return recipe.weights
+    return {SMALL_CNN: "none", "tf_efficientnet_lite0": "package"}.get(recipe.backbone, "hub")
+
+
+def preprocess_spec(recipe: Recipe, store_size: int) -> PreprocessSpec:
+    """The preprocessing this backbone expects.
+
+    A grey image enters a pretrained RGB stem as three equal channels, each scaled as the
+    pretrained weights saw it, so that the stem's filters mean what they meant.
+    """
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if recipe.backbone == SMALL_CNN:
+        channels, mean, std = 1, (127.5,), (64.0,)
+    elif resolve_weights(recipe) == "package":
+        mean, std = LITE0_MEAN, LITE0_STD
+    else:
+        data = resolve_data_config({}, model=_timm_name(recipe.backbone), verbose=False)
+        mean = tuple(round(255 * value, 4) for value in data["mean"])
+        std = tuple(round(255 * value, 4) for value in data["std"])
+    return PreprocessSpec(
+        store_size=store_size,
+        tone=recipe.tone,
+        image_size=recipe.image_size,
+        channels=channels,
+        mean=mean,
+        std=std,
+    )
+
+
+def last_feature_layer(model: nn.Module, spec: PreprocessSpec) -> nn.Module:
+    """The deepest convolution whose output still is a map: what Grad-CAM looks at.
+
+    Found by one forward pass: VGG's fully connected layers are 1×1 convolutions in timm, and
+    squeeze-and-excitation has some too.
+
+    Raises:
+        UserError: the model has none (a transformer).
+    """
+    found: list[nn.Module] = []
+
+    def remember(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        if output.ndim == 4 and min(output.shape[2:]) > 1:
+            found.append(module)
+
+    hooks = [
+        module.register_forward_hook(remember)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+    for hook in hooks:
+        hook.remove()
+    if not found:
+        raise UserError("this backbone has no convolution map: Grad-CAM cannot explain it")
+    return found[-1]
+
+
+def _timm_name(name: str) -> str:
+    return _ALIASES.get(name, name)
+
+
+def _takes_any_size(backbone: str) -> bool:
+    return not timm.get_pretrained_cfg_value(_timm_name(backbone), "fixed_input_size")

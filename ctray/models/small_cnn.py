@@ -1,0 +1,36 @@
+"""A small convolutional network trained from scratch, the deck's baseline."""
+
+import torch
+from torch import nn
+
+
+class SmallCNN(nn.Module):
+    """Five convolution blocks (16 to 128 channels), global average pooling and one linear layer.
+
+    Input float (N, 1, H, W) with H, W ≥ 32; output float (N, num_classes) logits.
+    """
+
+    def __init__(self, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        widths = (16, 32, 64, 128, 128)
+        blocks: list[nn.Module] = []
+        channels = 1
+        for width in widths:
+            blocks += [
+                nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            ]
+            channels = width
+        self.features = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(channels, num_classes),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch."""
+        return self.head(self.features(images))

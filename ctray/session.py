@@ -1,0 +1,80 @@
+"""A Ray session for one command: join the cluster at RAY_ADDRESS, or start and stop one."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+import ray
+from ray._private.state import state as ray_state
+
+_QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Announces a change of a default that nothing here depends on.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Tune's own tables and status lines.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+}
+
+
+@contextlib.contextmanager
+def ray_session(verbose: bool = False) -> Iterator[None]:
+    """Run a block with Ray; whatever was started here is gone when the block ends.
+
+    With RAY_ADDRESS set it joins that cluster and leaves it running. SIGTERM ends the block as
+    Ctrl-C would, so that a stopped command leaves no process behind.
+
+    Args:
+        verbose: show Ray's own messages and the workers' output.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    level = logging.INFO if verbose else logging.ERROR
+    # Said while a cluster starts, before Ray sets its own level.
+    logging.getLogger("ray._private.authentication").setLevel(level)
+    # The dashboard stays on: Ray Train frees the CPUs of stopped trials through its state API.
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        log_to_driver=verbose,
+        logging_level=level,
+        include_dashboard=None if "RAY_ADDRESS" in os.environ else True,
+    )
+    try:
+        # After Ray, which installs a handler of its own.
+        with _sigterm_as_exit():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_capacity() -> tuple[dict[str, float], list[float]]:
+    """What the cluster has, or may grow to: total resources, and the CPUs of each live node."""
+    total = {name: float(value) for name, value in ray.cluster_resources().items()}
+    largest = ray_state.get_max_resources_from_cluster_config() or {}
+    for name, value in largest.items():
+        total[name] = max(total.get(name, 0.0), float(value))
+    nodes = [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+    return total, sorted(nodes, reverse=True)
+
+
+@contextlib.contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""The training loop, its resource plan and the Ray Train trainer."""

@@ -1,0 +1,98 @@
+"""Who gets which CPUs and GPUs: worked out once, printed, and refused when it cannot work."""
+
+import math
+from dataclasses import dataclass
+
+from ctray.errors import UserError
+from ctray.session import cluster_capacity
+
+# What a search trial's driver holds, and what is left to the data tasks of each run.
+DRIVER_CPUS = 0.1
+_DATA_CPUS = 0.2
+_LEAST_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resources of every run that goes on at the same time.
+
+    Attributes:
+        workers: Train workers a run.
+        gpu: whether each has a GPU.
+        cpus: that Ray reserves for each worker.
+        threads: that torch uses in each worker.
+        runs: how many runs go on side by side.
+        driver_cpus: that a search trial's own process holds.
+    """
+
+    workers: int
+    gpu: bool
+    cpus: float
+    threads: int
+    runs: int
+    driver_cpus: float = DRIVER_CPUS
+
+    def __str__(self) -> str:
+        device = "1 GPU" if self.gpu else f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
+        side = f", {self.runs} trials at a time" if self.runs > 1 else ""
+        return f"{self.workers} worker{'s' * (self.workers > 1)} with {device} each{side}"
+
+
+def make_plan(workers: int | None = None, runs: int | None = 1, at_most: int | None = None) -> Plan:
+    """Plan for the cluster this process is connected to.
+
+    Args:
+        workers: a run; unset: every GPU in one run, otherwise one.
+        runs: side by side; unset: as many as fit, but `at_most`.
+        at_most: there are no more runs than this.
+
+    Raises:
+        UserError: the cluster, grown as far as its autoscaler may, can never hold it.
+    """
+    total, nodes = cluster_capacity()
+    return plan_for(
+        total.get("CPU", 0.0), int(total.get("GPU", 0.0)), nodes, workers, runs, at_most
+    )
+
+
+def plan_for(
+    cpus: float,
+    gpus: int,
+    nodes: list[float],
+    workers: int | None,
+    runs: int | None,
+    at_most: int | None = None,
+) -> Plan:
+    """The plan for a cluster of `cpus` and `gpus` in all, with these CPUs on its live nodes."""
+    gpu = gpus > 0
+    devices, kind = (gpus, "GPU") if gpu else (math.floor(cpus), "CPU")
+    if workers is None:
+        workers = gpus if gpu and runs == 1 else 1
+    if workers < 1:
+        raise UserError(f"--workers {workers}: a run needs at least one worker")
+    if workers > devices:
+        raise UserError(
+            f"--workers {workers} needs {workers} {kind}s, the cluster has {devices}: "
+            f"use --workers {devices} or fewer"
+        )
+    if runs is None:
+        runs = max(1, min(devices // workers, at_most or devices))
+    spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
+    share = spare / (runs * workers)
+    if nodes:
+        share = min(share, nodes[0] - DRIVER_CPUS - _DATA_CPUS)
+        while _places(nodes, share) < runs * workers and share > _LEAST_CPUS:
+            share -= 0.05
+    if gpu:
+        share = min(share, 8.0)
+    if share < _LEAST_CPUS:
+        raise UserError(
+            f"{runs} run(s) of {workers} worker(s) leave {share:.1f} CPUs a worker, "
+            f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
+        )
+    share = math.floor(share * 100) / 100
+    return Plan(workers, gpu, share, max(1, math.ceil(share)), runs)
+
+
+def _places(nodes: list[float], share: float) -> int:
+    return sum(math.floor(node / share) for node in nodes)

@@ -1,0 +1,185 @@
+"""The Ray Serve application: the only file that meets `ray.serve`.
+
+`app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `start` and `stop` are
+what `python -m serve` does.
+"""
+
+import asyncio
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve import schema as ray_schema
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from ctray import storage
+from ctray.config import load_settings
+from ctray.engine.base import EngineName
+from ctray.engine.predictor import Prediction, Predictor
+from ctray.errors import UserError
+from ctray.registry import default_registry, production
+from serve.api import build_api
+from serve.schema import Refusal, ServedBundle, ServiceArgs
+
+NAME = "ctray"
+# Two streams at batch 1 is what came out fastest on a CPU (docs/serving.md).
+_THREADS = 2
+_MAX_ONGOING = 32
+_MAX_QUEUED = 32
+_MAX_BATCH = 32
+
+logger = logging.getLogger("ray.serve")
+
+
+class Classifier:
+    """One replica: the model in memory and the threads that run it."""
+
+    def __init__(self, engine: EngineName, body_timeout_s: float) -> None:
+        # The replica's own threads work side by side; OpenCV's would compete with them.
+        cv2.setNumThreads(1)
+        self.predictor: Predictor | None = None
+        self.refused: Refusal | None = None
+        self.body_timeout_s = body_timeout_s
+        self._engine = engine
+        self._configured: dict[str, Any] | None = None
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="predict")
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load and warm the named bundle beside the one that serves, then swap them.
+
+        A bundle that cannot be loaded is reported and the old one serves on: raising would cost
+        the deployment this replica. Without an old one there is nothing to keep, and it raises.
+        """
+        # Serve also calls this when replicas are renumbered.
+        if user_config == self._configured:
+            return
+        try:
+            uri = load_settings(ServedBundle, None, user_config).bundle
+            self.predictor = await asyncio.to_thread(
+                Predictor.load, uri, self._engine, threads=_THREADS, streams=_THREADS
+            )
+        except Exception as error:
+            if self.predictor is None:
+                raise
+            logger.exception("refused %s; the bundle before it serves on", user_config)
+            self.refused = Refusal(bundle=str(user_config.get("bundle")), reason=_reason(error))
+        else:
+            self.refused = None
+            logger.info("serving %s", uri)
+        self._configured = user_config
+
+    async def predict_one(self, predictor: Predictor, data: bytes) -> Prediction:
+        """Decode and predict one encoded image; ImageError if it is not one."""
+        loop = asyncio.get_running_loop()
+        if predictor.engine.name == "openvino":
+            return await loop.run_in_executor(self._pool, _decode_and_predict, predictor, data)
+        image = await loop.run_in_executor(self._pool, predictor.read, data)
+        return await self._predict_batch((predictor, image))
+
+    @ray_serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.003)
+    async def _predict_batch(self, items: list[tuple[Predictor, np.ndarray]]) -> list[Prediction]:
+        return await asyncio.to_thread(_predict_items, items)
+
+
+def _decode_and_predict(predictor: Predictor, data: bytes) -> Prediction:
+    return predictor.predict([predictor.read(data)])[0]
+
+
+def _predict_items(items: list[tuple[Predictor, np.ndarray]]) -> list[Prediction]:
+    # While a bundle is being replaced a batch may hold requests of both.
+    answers: dict[int, Prediction] = {}
+    for predictor in {id(predictor): predictor for predictor, _ in items}.values():
+        mine = [i for i, (owner, _) in enumerate(items) if owner is predictor]
+        predictions = predictor.predict([items[i][1] for i in mine])
+        answers.update(zip(mine, predictions, strict=True))
+    return [answers[i] for i in range(len(items))]
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def app(args: dict[str, Any]) -> ray_serve.Application:
+    """Build the application from `key=value` arguments (ServiceArgs).
+
+    Raises:
+        UserError: an unknown argument, an impossible value, or no bundle to serve.
+    """
+    settings = load_settings(ServiceArgs, None, args)
+    if settings.max_replicas < settings.min_replicas:
+        raise UserError(
+            f"max_replicas={settings.max_replicas} is below min_replicas={settings.min_replicas}"
+        )
+    deployment = ray_serve.deployment(
+        name="Classifier",
+        user_config=_user_config(settings),
+        ray_actor_options={
+            "num_cpus": settings.cpus_per_replica,
+            "num_gpus": settings.gpus_per_replica,
+        },
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.target_ongoing_requests,
+            # Deprecated, but the only setting that makes a replica report more often than
+            # every 10 s.
+            metrics_interval_s=0.5,
+            look_back_period_s=2.0,
+            upscale_delay_s=1.0,
+            downscale_delay_s=30.0,
+        ),
+        max_ongoing_requests=_MAX_ONGOING,
+        max_queued_requests=_MAX_QUEUED,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        max_surge_percent=100,
+        max_constructor_retry_count=3,
+        graceful_shutdown_timeout_s=5,
+        logging_config=ray_schema.LoggingConfig(enable_access_log=False),
+    )(ray_serve.ingress()(Classifier))
+    return deployment.bind(settings.engine, settings.body_timeout_s)
+
+
+def _user_config(settings: ServiceArgs) -> dict[str, str]:
+    if settings.bundle is None and "bundle" in settings.model_fields_set:
+        return {}
+    bundle = settings.bundle or os.environ.get("CTRAY_BUNDLE")
+    return {"bundle": storage.absolute(bundle or production(default_registry()))}
+
+
+def start(args: dict[str, Any], host: str, port: int) -> None:
+    """Start Serve's ingress on the connected cluster and deploy; replicas come up afterwards.
+
+    Raises:
+        UserError: the cluster already runs Ray Serve, whose address cannot be changed.
+    """
+    if ray_serve.status().proxies:
+        raise UserError(
+            "this cluster already runs Ray Serve: deploy to it with `serve deploy serve/serve.yaml`"
+        )
+    logging_config = ray_schema.LoggingConfig(log_level="WARNING", enable_access_log=False)
+    ray_serve.start(http_options={"host": host, "port": port}, logging_config=logging_config)
+    ray_serve.run_many(
+        [ray_serve.RunTarget(app(args), name=NAME, route_prefix="/")],
+        wait_for_applications_running=False,
+    )
+
+
+def failure() -> str | None:
+    """Why the application will not come up; None while it may."""
+    application = ray_serve.status().applications.get(NAME)
+    if application is None or application.status != ray_schema.ApplicationStatus.DEPLOY_FAILED:
+        return None
+    return application.message
+
+
+def stop() -> None:
+    """Take the application and Serve's ingress down; does nothing where there is none."""
+    ray_serve.shutdown()

@@ -1,0 +1,101 @@
+"""What goes in and what comes out: settings of the deployment, replies over HTTP."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ctray.config import PreprocessSpec, Strict
+from ctray.engine.base import EngineName
+from ctray.engine.predictor import Decision
+
+
+class ServiceArgs(Strict):
+    """Arguments of `serve.app:app`. The defaults fit a machine with 2 cores."""
+
+    bundle: str | None = Field(
+        default=None,
+        description="path or URI; unset: $CTRAY_BUNDLE, then the bundle in production; "
+        "null: the deployment's user_config names it",
+    )
+    engine: EngineName = Field("auto", description="auto, openvino or torch")
+    min_replicas: int = Field(1, ge=1, description="replicas that are always there")
+    max_replicas: int = Field(2, ge=1, description="replicas under load")
+    target_ongoing_requests: float = Field(
+        4.0, gt=0.0, lt=32.0, description="requests a replica works on before another one starts"
+    )
+    cpus_per_replica: float = Field(0.5, gt=0.0, description="CPUs Ray sets aside for a replica")
+    gpus_per_replica: float = Field(0.0, ge=0.0, description="above 0 the replica sees CUDA")
+    body_timeout_s: float = Field(30.0, gt=0.0, description="a request body must be in by then")
+
+
+class ServedBundle(Strict):
+    """The deployment's user_config: changing it swaps the model in place."""
+
+    bundle: str = Field(description="path or URI that every replica can read")
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(description="in the registry, or `unregistered`")
+    version: str = Field(description="in the registry, or the first 12 digits of the digest")
+
+
+class FilePrediction(BaseModel):
+    """The answer for one image; either `error` is null or everything but `file` and `error` is."""
+
+    file: str | None = Field(description="file name of the form part; null for a raw body")
+    predicted: str | None = Field(default=None, description="the most probable class")
+    decision: Decision | None = Field(default=None, description="what to do with it")
+    confidence: float | None = Field(default=None, description="probability of `predicted`, 0–1")
+    probabilities: dict[str, float] | None = Field(
+        default=None, description="of every class; sum 1"
+    )
+    error: str | None = Field(default=None, description="why this file has no answer")
+
+
+class PredictReply(BaseModel):
+    """Reply of POST /v1/predict."""
+
+    model: ModelName
+    predictions: list[FilePrediction] = Field(description="one a file, in the order sent")
+    request_id: str = Field(description="also in the header x-request-id")
+
+
+class Refusal(BaseModel):
+    """A bundle that a deployment named and this replica could not load."""
+
+    bundle: str
+    reason: str
+
+
+class ModelReply(BaseModel):
+    """Reply of GET /v1/model."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    version: str
+    digest: str = Field(description="64 hex digits that change with any byte of the bundle")
+    backbone: str
+    classes: list[str] = Field(description="in the order of the model's outputs")
+    preprocess: PreprocessSpec
+    metrics: dict[str, float] = Field(description="of the chosen checkpoint on validation data")
+    fingerprint: str = Field(description="of the data it was trained from")
+    synthetic: bool = Field(description="whether that data was drawn, not taken from patients")
+    engine: str
+    device: str
+    refused: Refusal | None = Field(
+        description="the latest bundle that could not be loaded; the one above serves on"
+    )
+
+
+class StatusReply(BaseModel):
+    """Reply of GET /healthz and /readyz."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """Every reply with a status of 400 or more."""
+
+    detail: str = Field(description="one sentence")
+    request_id: str

@@ -1,0 +1,95 @@
+"""What the tests of the service share: small untrained bundles, images, waiting."""
+
+import io
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pydicom
+import torch
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from ctray.bundle import BundleInfo, SeenRecords, now, versions, write_bundle
+from ctray.config import PreprocessSpec, Recipe
+from ctray.models.backbones import build_model
+
+CLASSES = ("alpha", "beta", "gamma")
+_SPEC = PreprocessSpec(
+    store_size=64, tone="equalise", image_size=64, channels=1, mean=(127.5,), std=(64.0,)
+)
+_DEADLINE_S = 120.0
+
+
+def write_untrained(folder: Path, seed: int) -> Path:
+    """A bundle of a small CNN with random weights that differ by seed."""
+    torch.manual_seed(seed)
+    model = build_model("small_cnn", len(CLASSES), _SPEC.image_size)
+    info = BundleInfo(
+        backbone="small_cnn",
+        classes=CLASSES,
+        preprocess=_SPEC,
+        metrics={"val_macro_f1": 0.5},
+        fingerprint="0" * 64,
+        synthetic=True,
+        recipe=Recipe(backbone="small_cnn"),
+        versions=versions(),
+        created=now(),
+    )
+    write_bundle(str(folder), info, SeenRecords(trained_on=(), chosen_on=()), model.state_dict())
+    return folder
+
+
+def png(seed: int, side: int = 96) -> bytes:
+    """A PNG of smooth noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+    image = cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def dicom(seed: int) -> bytes:
+    """A 12-bit MONOCHROME1 DICOM file."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.Rows = dataset.Columns = 80
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    pixels = np.random.default_rng(seed).integers(0, 4096, (80, 80), dtype=np.uint16)
+    dataset.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset)
+    return buffer.getvalue()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Poll until true; fails after two minutes."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {_DEADLINE_S:g} s: {what}"
+        time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

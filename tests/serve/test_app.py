@@ -1,0 +1,195 @@
+"""The application builder, serve.yaml and one replica's model host, without a cluster."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray import serve as ray_serve
+from ray.serve import context as serve_context
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve.schema import (
+    DeploymentSchema,
+    ReplicaRank,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+from serve_kit import png
+
+import serve
+from ctray.bundle import Bundle
+from ctray.data.decode import ImageError
+from ctray.engine.predictor import Predictor
+from ctray.errors import UserError
+from ctray.registry import promote
+from serve.app import Classifier, app
+from serve.schema import ServedBundle, ServiceArgs
+
+pytestmark = pytest.mark.fast
+
+
+def deployed(args: dict[str, Any]) -> ray_serve.Deployment:
+    """The deployment that the builder makes of these arguments."""
+    return app(args)._bound_deployment
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ({"bundel": "/x"}, "unknown setting 'bundel'; did you mean 'bundle'?"),
+        ({"bundle": "/x", "engine": "onnx"}, "engine='onnx'"),
+        ({"bundle": "/x", "max_replicas": "none"}, "max_replicas='none'"),
+        ({"bundle": "/x", "min_replicas": "3"}, "max_replicas=2 is below min_replicas=3"),
+    ],
+)
+def test_arguments_are_strict(args: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        app(args)
+    assert sentence in str(refused.value)
+
+
+def test_arguments_of_serve_run_are_strings() -> None:
+    made = deployed({"bundle": "/b", "max_replicas": "4", "cpus_per_replica": "1.5"})
+    assert made.user_config == {"bundle": "/b"}
+    assert made._deployment_config.autoscaling_config.max_replicas == 4
+    assert made.ray_actor_options["num_cpus"] == 1.5
+
+
+def test_where_the_bundle_comes_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path
+) -> None:
+    monkeypatch.delenv("CTRAY_BUNDLE", raising=False)
+    monkeypatch.setenv("CTRAY_REGISTRY", str(tmp_path))
+    with pytest.raises(UserError, match="nothing was promoted"):
+        app({})
+    version = promote(str(bundle), str(tmp_path))
+    assert deployed({}).user_config == {"bundle": version.uri}
+    monkeypatch.setenv("CTRAY_BUNDLE", "/elsewhere")
+    assert deployed({}).user_config == {"bundle": "/elsewhere"}
+    assert deployed({"bundle": "/named"}).user_config == {"bundle": "/named"}
+    assert deployed({"bundle": None}).user_config == {}
+
+
+def test_serve_yaml_has_only_keys_that_serve_knows() -> None:
+    config = yaml.safe_load(Path(serve.__file__).with_name("serve.yaml").read_text())
+    assert unknown_keys(ServeDeploySchema, config) == []
+    assert unknown_keys(ServeDeploySchema, {**config, "proxy": 1}) == ["proxy"]
+    for application in config["applications"]:
+        assert unknown_keys(ServeApplicationSchema, application) == []
+        ServiceArgs.model_validate(application["args"])
+        for deployment in application["deployments"]:
+            assert unknown_keys(DeploymentSchema, deployment) == []
+            assert deployment["name"] == deployed({"bundle": "/b"}).name
+            ServedBundle.model_validate(deployment["user_config"])
+
+
+def unknown_keys(model: type[BaseModel], values: dict[str, Any]) -> list[str]:
+    """Keys that Serve would drop without a word; it checks values but not names."""
+    unknown = [key for key in values if key not in model.model_fields]
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None or not isinstance(value, dict) or not isinstance(field.annotation, type):
+            continue
+        if issubclass(field.annotation, BaseModel):
+            unknown += unknown_keys(field.annotation, value)
+    return unknown
+
+
+@pytest.fixture
+def replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's batch queue asks which replica it runs in."""
+    monkeypatch.setattr(serve_context, "_INTERNAL_REPLICA_CONTEXT", None)
+    serve_context._set_internal_replica_context(
+        replica_id=ReplicaID("one", DeploymentID("Classifier", "ctray")),
+        servable_object=Classifier,
+        _deployment_config=deployed({"bundle": "/b"})._deployment_config,
+        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
+        world_size=1,
+    )
+
+
+@pytest.mark.usefixtures("replica")
+def test_requests_on_torch_share_batches_and_a_bad_image_is_alone(bundle: Path) -> None:
+    async def scenario() -> None:
+        host = Classifier("torch", body_timeout_s=30.0)
+        await host.reconfigure({"bundle": str(bundle)})
+        predictor = host.predictor
+        assert predictor is not None
+        sizes = spy_on_batches(predictor)
+        pictures = [*(png(seed) for seed in range(9)), b"not an image"]
+        *good, bad = await asyncio.gather(
+            *(host.predict_one(predictor, data) for data in pictures), return_exceptions=True
+        )
+        assert isinstance(bad, ImageError)
+        assert sum(sizes) == 9
+        assert max(sizes) > 1
+        for prediction, data in zip(good, pictures, strict=False):
+            [alone] = predictor.predict([predictor.read(data)])
+            assert prediction.probabilities == pytest.approx(alone.probabilities, abs=5e-3)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("replica")
+def test_a_batch_across_a_swap_is_answered_by_the_model_each_request_began_with(
+    bundle: Path, other_bundle: Path
+) -> None:
+    async def scenario() -> None:
+        host = Classifier("torch", body_timeout_s=30.0)
+        predictors = [Predictor.load(str(b), "torch") for b in (bundle, other_bundle)]
+        predictions = await asyncio.gather(
+            *(host.predict_one(predictors[i % 2], png(i // 2)) for i in range(8))
+        )
+        for i, prediction in enumerate(predictions):
+            [alone] = predictors[i % 2].predict([predictors[i % 2].read(png(i // 2))])
+            assert prediction.probabilities == pytest.approx(alone.probabilities, abs=5e-3)
+        assert predictions[0].probabilities != pytest.approx(predictions[1].probabilities, abs=5e-3)
+
+    asyncio.run(scenario())
+
+
+def test_a_first_bundle_that_cannot_be_loaded_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Classifier("openvino", body_timeout_s=30.0)
+        with pytest.raises(UserError, match="is not a bundle"):
+            await host.reconfigure({"bundle": str(tmp_path)})
+        with pytest.raises(UserError, match="bundle"):
+            await host.reconfigure({})
+        assert host.predictor is None
+        await host.reconfigure({"bundle": str(bundle)})
+        assert host.predictor is not None
+
+    asyncio.run(scenario())
+
+
+def test_being_renumbered_does_not_load_the_bundle_again(bundle: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Classifier("openvino", body_timeout_s=30.0)
+        copy = shutil.copytree(bundle, tmp_path / "copy")
+        await host.reconfigure({"bundle": str(copy)})
+        loaded = host.predictor
+        shutil.rmtree(copy)
+        await host.reconfigure({"bundle": str(copy)})
+        assert host.predictor is loaded
+        assert host.refused is None
+        assert loaded is not None
+        assert loaded.bundle.digest == Bundle.load(str(bundle)).digest
+
+    asyncio.run(scenario())
+
+
+def spy_on_batches(predictor: Predictor) -> list[int]:
+    """Sizes of the batches the engine gets from now on."""
+    sizes: list[int] = []
+    logits = predictor.engine.logits
+
+    def spy(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return logits(images)
+
+    predictor.engine.logits = spy  # type: ignore[method-assign]
+    return sizes

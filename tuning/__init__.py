@@ -1,0 +1,1 @@
+"""The search over backbones, augmentation and hyperparameters: `python -m tuning.search`."""

@@ -1,0 +1,70 @@
+"""What became of each trial of a study, and the table of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+State = Literal["finished", "pruned", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        number: from 0, in the order they started.
+        state: finished (all epochs), pruned (by ASHA), stopped (by the time budget) or failed.
+        reason: why, in a sentence; empty when finished.
+        params: what the search chose, by dotted recipe key.
+        rows: its evaluations in order (`epoch`, `train_loss`, `val_loss`, `val_accuracy`,
+            `val_macro_f1`, `lr`, `images_per_s`, `seconds` …).
+        started: seconds after the study's start.
+        seconds: it ran, start-up included.
+    """
+
+    number: int
+    state: State
+    reason: str
+    params: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+    started: float
+    seconds: float
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation with the highest validation macro-F1."""
+        return max(self.rows, key=lambda row: row["val_macro_f1"], default=None)
+
+    @property
+    def score(self) -> float:
+        """That macro-F1; nan before the first evaluation."""
+        return math.nan if self.best is None else self.best["val_macro_f1"]
+
+    @property
+    def epochs(self) -> float:
+        """Epochs trained."""
+        return self.rows[-1]["epoch"] if self.rows else 0.0
+
+
+def write_table(trials: Sequence[Trial], path: Path) -> None:
+    """Write trials.csv: one row a trial."""
+    rows = []
+    for trial in trials:
+        best = trial.best or {}
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state,
+                "val_macro_f1": trial.score,
+                "val_accuracy": best.get("val_accuracy", math.nan),
+                "epochs": trial.epochs,
+                "seconds": round(trial.seconds, 1),
+                **trial.params,
+                "reason": trial.reason,
+            }
+        )
+    pd.DataFrame(rows).to_csv(path, index=False)
