@@ -35,7 +35,7 @@ def split_groups(groups: Sequence[str], labels: Sequence[str]) -> dict[str, str]
         if len(members) >= len(SPLITS):
             chosen[0], chosen[-1] = "test", "train"
             if "val" not in chosen:
-                chosen[chosen.count("test")] = "val"
+                chosen[min(chosen.count("test"), len(chosen) - 2)] = "val"
         splits.update(zip(members, chosen, strict=True))
     return splits
 

@@ -1,0 +1,58 @@
+"""Settings are strict, and say what is wrong in one sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ctray.config import AugmentConfig, Recipe, parse_assignments
+from ctray.errors import UserError
+
+pytestmark = pytest.mark.fast
+
+
+def test_overrides_reach_inside_and_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("epochs: 3\nlr: 1e-4\naugment: {policy: light}\n")
+    recipe = Recipe.load(file, parse_assignments(["epochs=5", "augment.strength=0.2"]))
+    assert recipe.epochs == 5
+    assert recipe.lr == 1e-4
+    assert recipe.augment == AugmentConfig(policy="light", strength=0.2)
+
+
+def test_a_recipe_survives_its_own_json() -> None:
+    recipe = Recipe(backbone="resnet18", lr=2e-4)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("learning_rate=1", "unknown setting 'learning_rate'"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("augment.polcy=light", "did you mean 'augment.policy'"),
+        ("epochs=0", "epochs=0: input should be greater than or equal to 1"),
+        ("lr=fast", "lr='fast'"),
+        ("augment.policy=wild", "'none', 'light', 'standard' or 'strong'"),
+        ("lr.peak=1", "'lr'"),
+        ("nonsense", "not of the form key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(assignment: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        Recipe.load(None, {"lr": 1e-3} | parse_assignments([assignment]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [1", "\x00\x01"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match="recipe.yaml"):
+        Recipe.load(file)
+
+
+def test_every_setting_is_documented() -> None:
+    for kind in (Recipe, AugmentConfig):
+        for name, field in kind.model_fields.items():
+            assert field.description, name

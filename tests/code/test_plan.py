@@ -1,0 +1,52 @@
+"""The resource plan fits the cluster, leaves room for data, and refuses what cannot be."""
+
+import pytest
+
+from ctray.errors import UserError
+from ctray.training.plan import plan_for
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 64])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("runs", [1, None])
+def test_a_plan_never_promises_more_than_there_is(
+    cpus: int, workers: int, runs: int | None
+) -> None:
+    if workers > cpus:
+        with pytest.raises(UserError, match=f"--workers {workers} needs"):
+            plan_for(cpus, 0, [float(cpus)], workers, runs)
+        return
+    plan = plan_for(cpus, 0, [float(cpus)], workers, runs)
+    reserved = plan.runs * (plan.workers * plan.cpus + plan.driver_cpus)
+    assert reserved + plan.runs * 0.2 <= cpus + 1e-9, "nothing is left for the data tasks"
+    assert plan.threads >= 1
+
+
+def test_two_cpus_run_one_training_on_two_threads_or_two_trials_on_one() -> None:
+    assert plan_for(2, 0, [2.0], None, 1).threads == 2
+    trials = plan_for(2, 0, [2.0], 1, None)
+    assert (trials.runs, trials.threads) == (2, 1)
+    assert plan_for(2, 0, [2.0], 1, None, at_most=1).runs == 1
+
+
+def test_gpus_are_taken_when_there_are_any() -> None:
+    plan = plan_for(32, 8, [32.0], None, 1)
+    assert plan.gpu
+    assert plan.workers == 8
+    assert plan_for(32, 8, [32.0], 1, None).runs == 8
+    with pytest.raises(UserError, match="--workers 9 needs 9 GPUs, the cluster has 8"):
+        plan_for(32, 8, [32.0], 9, 1)
+
+
+def test_a_worker_fits_on_a_node() -> None:
+    plan = plan_for(16, 0, [4.0, 4.0, 4.0, 4.0], 4, 1)
+    assert plan.cpus <= 4
+    assert plan_for(16, 0, [4.0] * 4, 1, 1).cpus <= 4
+
+
+@pytest.mark.parametrize("workers", [0, -1, 64])
+def test_an_impossible_number_of_workers_is_named(workers: int) -> None:
+    with pytest.raises(UserError, match=f"--workers {workers}"):
+        plan_for(2, 0, [2.0], workers, 1)
