@@ -1,7 +1,8 @@
 """Store to batches: Ray Data reads, augments and orders; a worker iterates its own share.
 
-Each worker streams a Ray Dataset of row numbers, which tasks anywhere on the cluster turn into
-augmented pixels straight from the mapped shards. The order is a permutation of the whole split
+Each worker streams Ray Datasets of row numbers, which tasks anywhere on the cluster turn into
+augmented pixels straight from the mapped shards, a window of some thousand rows at a time; the
+next window is made while the worker consumes this one. The order is a permutation of the whole split
 that every worker computes for itself from (seed, epoch); of each global batch a worker takes its
 slice. So N workers see in every step the records one worker would, each record once an epoch, and
 no barrier is needed between them.
@@ -9,6 +10,7 @@ no barrier is needed between them.
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,10 @@ from ctray.errors import UserError
 # A task costs some milliseconds of overhead; this many images make that small and still let the
 # first batch come soon.
 _ROWS_A_TASK = 128
+# Windows bound the memory, and keep Ray Data's scheduling loop from running all the time: beside
+# a consumer slower than the tasks it spins, and took two thirds of a training worker's speed
+# (docs/decisions/stream.md). The first is small, so that the first batch comes soon.
+_WINDOW_ROWS, _FIRST_WINDOW_ROWS = 2048, 256
 # Augmenting is light beside training: reserve little, so that the tasks fit beside the workers.
 TASK_CPUS = 0.1
 
@@ -95,22 +101,18 @@ class Stream:
                 "key": keys,
             }
         )
-        pieces = [
-            table.slice(start, _ROWS_A_TASK) for start in range(0, table.num_rows, _ROWS_A_TASK)
-        ]
-        # `from_arrow` would first run a task of one whole CPU, which beside the training workers
-        # may never come free.
-        dataset = ray.data.from_blocks(pieces).map_batches(
-            _load,
-            batch_size=None,
-            num_cpus=TASK_CPUS,
-            fn_kwargs={"root": str(self.store.root), "spec": self.spec, "augment": augment},
+        make = functools.partial(
+            _make_window, root=str(self.store.root), spec=self.spec, augment=augment
         )
-        # Without it batches come in the order tasks finish, and runs could not be repeated.
-        dataset.context.execution_options.preserve_order = True
-        dataset.context.enable_progress_bars = False
-        for batch in dataset.iter_batches(batch_size=batch_size, prefetch_batches=2):
-            yield Batch(batch["image"], batch["label"], batch["position"])
+        windows = list(_windows(table, batch_size))
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(make, windows[0])
+            for following in [*windows[1:], None]:
+                window = pending.result()
+                if following is not None:
+                    pending = ahead.submit(make, following)
+                for batch in window.iter_batches(batch_size=batch_size):
+                    yield Batch(batch["image"], batch["label"], batch["position"])
 
 
 def steps_per_epoch(records: int, batch_size: int) -> int:
@@ -125,6 +127,34 @@ def steps_per_epoch(records: int, batch_size: int) -> int:
             f"--set batch_size={max(1, records // 2)}"
         )
     return records // batch_size
+
+
+def _windows(table: pa.Table, batch_size: int) -> Iterator[pa.Table]:
+    """Cut the rows into windows of whole batches."""
+    start, rows = 0, _FIRST_WINDOW_ROWS
+    while start < table.num_rows:
+        length = max(1, rows // batch_size) * batch_size
+        yield table.slice(start, length)
+        start, rows = start + length, _WINDOW_ROWS
+
+
+def _make_window(
+    table: pa.Table, root: str, spec: PreprocessSpec, augment: AugmentConfig | None
+) -> ray.data.Dataset:
+    """Run Ray Data over one window: row numbers in, pixels in the object store, order kept."""
+    pieces = [table.slice(start, _ROWS_A_TASK) for start in range(0, table.num_rows, _ROWS_A_TASK)]
+    # `from_arrow` would first run a task of one whole CPU, which beside the training workers may
+    # never come free.
+    dataset = ray.data.from_blocks(pieces).map_batches(
+        _load,
+        batch_size=None,
+        num_cpus=TASK_CPUS,
+        fn_kwargs={"root": root, "spec": spec, "augment": augment},
+    )
+    # Without it batches come in the order tasks finish, and runs could not be repeated.
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.enable_progress_bars = False
+    return dataset.materialize()
 
 
 def _load(

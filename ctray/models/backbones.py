@@ -55,7 +55,13 @@ def initial_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The model a run starts from: seeded, with the recipe's pretrained weights in place."""
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.backbone, num_classes, recipe.image_size, recipe.dropout)
-    load_pretrained(model, _timm_name(recipe.backbone), resolve_weights(recipe))
+    source = resolve_weights(recipe)
+    load_pretrained(model, _timm_name(recipe.backbone), source)
+    if source != "none":
+        # A random classifier on pretrained features starts with a loss of about twice chance, and
+        # its gradients spoil the features before it has learnt anything.
+        for parameter in model.get_classifier().parameters():
+            nn.init.zeros_(parameter)
     return model
 
 

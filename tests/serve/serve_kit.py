@@ -18,6 +18,7 @@ from ctray.bundle import BundleInfo, SeenRecords, now, versions, write_bundle
 from ctray.config import PreprocessSpec, Recipe
 from ctray.models.backbones import build_model
 
+STEEPNESS = 100.0
 CLASSES = ("alpha", "beta", "gamma")
 _SPEC = PreprocessSpec(
     store_size=64, tone="equalise", image_size=64, channels=1, mean=(127.5,), std=(64.0,)
@@ -26,9 +27,14 @@ _DEADLINE_S = 120.0
 
 
 def write_untrained(folder: Path, seed: int) -> Path:
-    """A bundle of a small CNN with random weights that differ by seed."""
+    """A bundle of a small CNN with random weights that differ by seed.
+
+    Its last layer is made steep, so that different images get clearly different probabilities.
+    """
     torch.manual_seed(seed)
     model = build_model("small_cnn", len(CLASSES), _SPEC.image_size)
+    last = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    last.weight.data *= STEEPNESS
     info = BundleInfo(
         backbone="small_cnn",
         classes=CLASSES,
