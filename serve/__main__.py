@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -63,9 +64,7 @@ def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> N
         from serve import app
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        with contextlib.ExitStack() as quiet, _stop_is_success(), ray_session():
-            # Ray put a handler of its own before the session's: it aborts 3 s after SIGTERM.
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        with _stop_is_success(), ray_session():
             try:
                 app.start({"bundle": uri, "engine": engine, **_resources()}, host, port)
                 _wait_until_ready(host, port)
@@ -77,8 +76,9 @@ def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> N
                 # A second Ctrl-C would leave processes behind; what follows is bounded.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                # Serve stops its controller by killing it, and Ray reports that on stdout.
-                quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                # Serve stops its controller by killing it; Ray reports that on stdout, at times
+                # when this process is about to end.
+                sys.stdout = io.StringIO()
                 app.stop()
 
 
@@ -139,13 +139,14 @@ def _check_free(host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _stop_is_success() -> Iterator[None]:
-    # The session turns SIGTERM into SystemExit; being asked to stop is how this command ends.
+    # Being asked to stop is how this command ends. The session turns SIGTERM into SystemExit, and
+    # so does Ray while it starts, with another code.
     try:
         yield
     except KeyboardInterrupt:
         pass
     except SystemExit as stopped:
-        if stopped.code != 128 + signal.SIGTERM:
+        if stopped.code not in (signal.SIGTERM, 128 + signal.SIGTERM):
             raise
 
 

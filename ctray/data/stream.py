@@ -2,7 +2,7 @@
 
 Each worker streams Ray Datasets of row numbers, which tasks anywhere on the cluster turn into
 augmented pixels straight from the mapped shards, a window of some thousand rows at a time; the
-next window is made while the worker consumes this one. The order is a permutation of the whole split
+next one is made while the worker consumes this one. The order is a permutation of the whole split
 that every worker computes for itself from (seed, epoch); of each global batch a worker takes its
 slice. So N workers see in every step the records one worker would, each record once an epoch, and
 no barrier is needed between them.

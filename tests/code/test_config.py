@@ -48,7 +48,7 @@ def test_a_wrong_setting_is_named(assignment: str, sentence: str) -> None:
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match="recipe.yaml"):
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
         Recipe.load(file)
 
 

@@ -1,0 +1,124 @@
+"""The command line as a user meets it: processes, exit codes, one sentence, no leftovers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctray.config import Recipe
+
+COMMANDS = (
+    *("prepare", "train", "evaluate", "predict", "explain", "promote", "versions", "serve"),
+    *("phantom", "demo"),
+)
+
+
+def ctray(*arguments: object, module: str = "ctray") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], sentence: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def one_class(images: Path, tmp_path: Path) -> Path:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "Normal").symlink_to(images / "Normal")
+    return tmp_path / "one"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_shows_an_example(verb: str) -> None:
+    done = ctray(verb, "--help")
+    assert done.returncode == 0
+    assert f"Example: ctray {verb}" in done.stdout
+
+
+@pytest.mark.fast
+def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train = ("train", "--data", images, "--out", out)
+    for arguments, sentence in [
+        (("prepare", "/nowhere", "--out", out), "no such folder: /nowhere"),
+        (("train", "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
+        ((*train, "--set", "epoch=3"), "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ((*train, "--backbone", "resnet19"), "unknown backbone 'resnet19'; did you mean"),
+        ((*train, "--config", "/nowhere.yaml"), "no such file: /nowhere.yaml"),
+        (("evaluate", "/nowhere", "--data", images, "--out", out), "/nowhere is not a bundle"),
+        (("predict", "/nowhere", images, "--out", out / "x.csv"), "there is no folder"),
+        (("versions", "--registry", tmp_path), "no version in"),
+        (("serve", "--registry", tmp_path), "nothing was promoted as 'chest'"),
+    ]:
+        assert_one_sentence(ctray(*arguments), sentence)
+    for arguments, sentence in [
+        (("--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
+        (("--space", "/nowhere.yaml", "--out", out), "no such file: /nowhere.yaml"),
+        (("--time-budget", "soon", "--out", out), "--time-budget 'soon'"),
+    ]:
+        assert_one_sentence(ctray(*arguments, module="tuning.search"), sentence)
+    assert not out.exists()
+
+
+def test_mistakes_that_show_when_the_data_is_read(
+    images: Path, one_class: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert_one_sentence(ctray("prepare", one_class, "--out", out), "one class, 'Normal'")
+    (one_class / "Broken").mkdir()
+    (one_class / "Broken" / "x.png").write_text("nothing")
+    done = ctray("train", "--data", one_class, "--out", out)
+    assert_one_sentence(done, "class 'Broken' has no usable image")
+    done = ctray("train", "--data", images, "--out", out, "--workers", "64")
+    assert_one_sentence(done, "--workers 64 needs 64")
+    assert not out.exists()
+
+
+def test_a_changed_byte_is_found_by_every_reader(run: Path, images: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "bundle"
+    subprocess.run(["cp", "-r", run / "bundle", damaged], check=True)
+    weights = bytearray((damaged / "weights.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (damaged / "weights.safetensors").write_bytes(weights)
+    picture = next((images / "COVID" / "images").iterdir())
+    for arguments in [
+        ("evaluate", damaged, "--data", images, "--out", tmp_path / "report"),
+        ("predict", damaged, picture, "--out", tmp_path / "out.csv"),
+        ("explain", damaged, picture, "--out", tmp_path / "out.png"),
+        ("promote", damaged, "--registry", tmp_path / "registry"),
+        ("serve", damaged),
+    ]:
+        assert_one_sentence(ctray(*arguments), "weights.safetensors does not match its checksum")
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
+
+
+def test_a_command_leaves_no_process(images: Path, tmp_path: Path) -> None:
+    # Every process inherits the mark in its environment, however it is started.
+    mark = f"CTRAY_TEST_MARK={tmp_path}"
+    command = [sys.executable, "-m", "ctray", "prepare", str(images), "--out", str(tmp_path / "s")]
+    name, value = mark.split("=", 1)
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {name: value}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    left = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                left.append((entry / "cmdline").read_bytes())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    assert left == []
+
+
+@pytest.mark.fast
+def test_the_defaults_in_the_help_are_the_recipes() -> None:
+    assert Recipe().backbone == "tf_efficientnet_lite0"
+    assert "small_cnn" in ctray("train", "--help").stdout

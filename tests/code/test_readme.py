@@ -1,0 +1,107 @@
+"""What the README tells people to type works as it stands."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def blocks(title: str) -> list[str]:
+    """The shell blocks below a heading of the README."""
+    text = (REPOSITORY / "README.md").read_text()
+    section = re.split(r"^## ", text.split(f"\n## {title}\n")[1], flags=re.M)[0]
+    return re.findall(r"```sh\n(.*?)```", section, flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The user's shell: this environment's commands first, a home of its own, no cluster."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    binaries = Path(sys.executable).parent
+    return kept | {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "CTRAY_REGISTRY": str(tmp_path_factory.mktemp("home") / "registry"),
+    }
+
+
+def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    commands, serving = blocks("Step by step")
+    shutil.copytree(images, tmp_path / "xrays")
+    # The same commands on less: the file of settings the README names, made small.
+    (tmp_path / "recipe.yaml").write_text(
+        "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\n"
+    )
+    (tmp_path / "space.yaml").write_text(
+        "backbone: {choice: [small_cnn]}\nimage_size: {choice: [48, 64]}\n"
+        "batch_size: {choice: [16]}\nlr: {low: 1.0e-3, high: 1.0e-2, log: true}\n"
+    )
+    script = commands.replace("--trials 12 --time-budget 2h", "--trials 2 --max-epochs 1")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for made in (
+        "store/store.json",
+        "run/bundle/SHA256SUMS",
+        "study/best/bundle/SHA256SUMS",
+        "report/report.html",
+        "predictions.csv",
+        "evidence.png",
+    ):
+        assert (tmp_path / made).is_file(), made
+    start, curl = serving.strip().split("\n", 1)
+    picture = next((tmp_path / "xrays" / "COVID" / "images").iterdir())
+    service = subprocess.Popen(
+        start.removesuffix(" &").split(),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert service.stdout is not None
+        assert "ctray serves chest 1" in service.stdout.readline()
+        reply = subprocess.run(
+            ["bash", "-euc", curl.replace("IMAGE.png", str(picture))],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        answer = json.loads(reply.stdout)
+        assert answer["predictions"][0]["predicted"]
+    finally:
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(timeout=120) == 0
+
+
+def test_the_demo(tmp_path: Path, environment: dict[str, str]) -> None:
+    """`make demo` runs this command; here with less of everything."""
+    assert "ctray demo" in (REPOSITORY / "Makefile").read_text()
+    done = subprocess.run(
+        ["ctray", "demo", "--images-per-class", "24", "--trials", "1", "--epochs", "1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("/v1/predict") == 5, "four predictions and the hint at the end"
+    assert re.search(r"Viral Pneumonia +[01]\.\d{4}", done.stdout)
+    for made in ("report/report.html", "study/study.html", "evidence.png"):
+        assert (tmp_path / "demo-out" / made).is_file()
+        assert made in done.stdout

@@ -1,0 +1,161 @@
+"""Evaluation, prediction and explanation of one trained bundle, through the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+from typer.testing import CliRunner, Result
+
+from ctray.cli import app
+from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.data.store import Store
+from ctray.errors import UserError
+
+
+def invoke(*arguments: object) -> Result:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def test_a_folder_is_scored_without_what_the_bundle_has_seen(
+    run: Path, store: Store, images: Path, tmp_path: Path
+) -> None:
+    done = invoke("evaluate", run / "bundle", "--data", images, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    trained, chosen, test = (len(store.records(split)) for split in ("train", "val", "test"))
+    assert report["left_out"] == {"trained_on": trained, "chosen_on": chosen}
+    assert report["n"] == test
+    assert f"left out {trained} it was trained on and {chosen} that chose" in done.output
+    assert report["synthetic"]
+    frame = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert set(frame["id"]) == set(store.records("test")["id"])
+    expected = f1_score(frame["label"], frame["predicted"], average="macro", zero_division=0)
+    assert report["metrics"]["macro_f1"]["value"] == pytest.approx(expected)
+    interval = report["metrics"]["accuracy"]
+    assert interval["low"] <= (frame["label"] == frame["predicted"]).mean() <= interval["high"]
+    assert "weighted" in done.output
+    assert "support" in done.output
+
+
+def test_a_store_is_scored_on_its_test_split_like_its_folder(
+    run: Path, store: Store, images: Path, tmp_path: Path
+) -> None:
+    invoke("evaluate", run / "bundle", "--data", store.root, "--out", tmp_path / "store")
+    invoke("evaluate", run / "bundle", "--data", images, "--out", tmp_path / "folder")
+    frames = [
+        pd.read_parquet(tmp_path / place / "predictions.parquet").set_index("file").sort_index()
+        for place in ("store", "folder")
+    ]
+    # The stored pixels and the files' bytes take two ways to the same input.
+    pd.testing.assert_frame_equal(*[frame.filter(like="p_") for frame in frames], atol=1e-6)
+
+
+def test_training_records_are_scored_on_request_and_the_report_says_so(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    done = invoke(
+        *("evaluate", run / "bundle", "--data", images, "--out", tmp_path, "--include-training")
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["n"] == 160
+    assert report["include_training"]
+    assert "left out 0" in done.output
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [("unknown class", "'Tuberculosis' is not one the bundle knows"), ("seen", "nothing to score")],
+)
+def test_what_cannot_be_scored_is_one_sentence(
+    run: Path, store: Store, images: Path, tmp_path: Path, change: str, sentence: str
+) -> None:
+    data = tmp_path / "data"
+    if change == "seen":
+        for record in store.records("train").head(4).to_dict("records"):
+            place = data / record["label"] / Path(record["path"]).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(images / record["path"], place)
+    else:
+        shutil.copytree(images / "Normal" / "images", data / "Tuberculosis")
+    with pytest.raises(UserError, match=sentence):
+        invoke("evaluate", run / "bundle", "--data", data, "--out", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_predict_answers_every_readable_file_and_names_the_others(
+    run: Path, images: Path, tmp_path: Path, suffix: str
+) -> None:
+    bad = tmp_path / "renamed.png"
+    bad.write_text("a text file")
+    files = sorted((images / "COVID" / "images").iterdir())[:5]
+    out = tmp_path / f"out.{suffix}"
+    done = invoke("predict", run / "bundle", *files, bad, "--out", out)
+    assert "5 answered, 1 with an error" in done.output
+    read = {
+        "csv": pd.read_csv,
+        "parquet": pd.read_parquet,
+        "jsonl": lambda path: pd.read_json(path, lines=True),
+    }[suffix]
+    frame = read(out)
+    probabilities = [name for name in frame if name.startswith("p_")]
+    assert list(frame.columns) == [
+        "file", "predicted", "decision", "confidence", *probabilities, "error",
+    ]  # fmt: skip
+    assert len(probabilities) == 4
+    good, failed = frame[:5], frame.iloc[5]
+    assert np.allclose(good[probabilities].sum(axis=1), 1)
+    assert (good["decision"] == "answer").all()
+    assert good["error"].isna().all()
+    assert "not an image" in failed["error"]
+    assert pd.isna(failed["predicted"])
+
+
+def test_explain_draws_the_evidence_beside_the_image(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    picture = sorted((images / "COVID" / "images").iterdir())[0]
+    done = invoke("explain", run / "bundle", picture, "--out", tmp_path / "evidence.png")
+    drawn = cv2.imread(str(tmp_path / "evidence.png"))
+    height, width = cv2.imread(str(picture), 0).shape
+    assert drawn.shape == (height, 2 * width, 3)
+    left, right = drawn[:, :width], drawn[:, width:]
+    assert np.array_equal(left[..., 0], cv2.imread(str(picture), 0))
+    assert np.ptp(left.astype(int), axis=2).max() == 0
+    assert np.ptp(right.astype(int), axis=2).max() > 50, "the evidence has colour"
+    assert float(done.output.split()[-2].rstrip(":")) > 0.25
+
+
+def test_grad_cam_finds_what_was_drawn(run: Path, tmp_path: Path) -> None:
+    """Evidence for a finding lies more often on the finding than chance would have it."""
+    from ctray.bundle import Bundle
+    from ctray.explain.gradcam import heatmap
+
+    bundle = Bundle.load(str(run / "bundle"))
+    data = write_folder(PhantomSpec(images_per_class=12, size=128, seed=77), tmp_path / "new")
+    ratios = []
+    for mask_file in sorted((data / "Lung_Opacity" / "masks").iterdir()):
+        mask = cv2.imread(str(mask_file), 0) > 0
+        image = cv2.imread(str(data / "Lung_Opacity" / "images" / mask_file.name), 0)
+        heat = heatmap(bundle, image, "Lung_Opacity")
+        assert heat.shape == image.shape
+        assert 0 <= heat.min() <= heat.max() <= 1
+        if heat.sum() > 0:
+            ratios.append((heat * mask).sum() / heat.sum() / mask.mean())
+    assert np.median(ratios) > 1.2
+
+
+def test_wrong_output_names_are_refused_before_any_work(run: Path, images: Path) -> None:
+    with pytest.raises(UserError, match=r"must end in \.csv, \.parquet, \.jsonl"):
+        invoke("predict", run / "bundle", images, "--out", "out.xlsx")
+    with pytest.raises(UserError, match=r"must end in \.png"):
+        invoke("explain", run / "bundle", images / "README.md", "--out", "out.jpg")
+    with pytest.raises(UserError, match="no such file or folder"):
+        invoke("predict", run / "bundle", "/nowhere", "--out", "out.csv")
