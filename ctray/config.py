@@ -155,6 +155,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
         return f"unknown setting {key!r}; {hint}"
+    if first["type"] == "missing":
+        return f"setting {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctray.data.phantom import CLASSES
+from ctray.session import free_port
 from ctray.storage import check_empty
 
 _SERVICE_DEADLINE_S = 120
@@ -48,7 +48,7 @@ def run_demo(out: Path, images_per_class: int, trials: int, epochs: int) -> None
     _run("ctray", "evaluate", bundle, "--data", store, "--out", report)
     _run("ctray", "promote", bundle, "--registry", registry)
     pictures = [sorted((data / name / "images").iterdir())[0] for name in CLASSES]
-    with _service("ctray", "serve", "--registry", registry, "--port", _free_port()) as address:
+    with _service("ctray", "serve", "--registry", registry, "--port", free_port()) as address:
         for picture in pictures:
             _predict(address, picture)
     _run("ctray", "explain", bundle, pictures[0], "--out", evidence)
@@ -93,12 +93,6 @@ def _service(module: str, *arguments: object) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=_SERVICE_DEADLINE_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _predict(address: str, picture: Path) -> None:

@@ -4,14 +4,16 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ray
 from ray._private.state import state as ray_state
 
+_STATE_API = "RAY_API_SERVER_ADDRESS"
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Announces a change of a default that nothing here depends on.
@@ -39,19 +41,30 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     # Said while a cluster starts, before Ray sets its own level.
     logging.getLogger("ray._private.authentication").setLevel(level)
-    # The dashboard stays on: Ray Train frees the CPUs of stopped trials through its state API.
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS", "local"),
-        log_to_driver=verbose,
-        logging_level=level,
-        include_dashboard=None if "RAY_ADDRESS" in os.environ else True,
-    )
+    quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        # The dashboard stays on: Ray Train frees the CPUs of stopped trials through its state API,
+        # and finds it by this variable. Without it a second cluster on the machine makes the
+        # look-up fail, and the search waits for those CPUs for ever (docs/decisions/session.md).
+        port = free_port()
+        os.environ[_STATE_API] = f"http://127.0.0.1:{port}"
+        ray.init("local", include_dashboard=True, dashboard_port=port, **quiet)
     try:
         # After Ray, which installs a handler of its own.
         with _sigterm_as_exit():
             yield
     finally:
         ray.shutdown()
+        os.environ.pop(_STATE_API, None)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def cluster_capacity() -> tuple[dict[str, float], list[float]]:

@@ -65,21 +65,13 @@ def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> N
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         with _stop_is_success(), ray_session():
-            try:
-                app.start({"bundle": uri, "engine": engine, **_resources()}, host, port)
+            args = {"bundle": uri, "engine": engine, **_resources()}
+            with app.deployed(args, host, port), _undisturbed_exit():
                 _wait_until_ready(host, port)
                 url = f"http://{host}:{port}"
                 what = f"{loaded.name} {loaded.version} ({loaded.info.backbone})"
                 print(f"ctray serves {what} at {url}  (docs: {url}/docs)", flush=True)
                 threading.Event().wait()
-            finally:
-                # A second Ctrl-C would leave processes behind; what follows is bounded.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                # Serve stops its controller by killing it; Ray reports that on stdout, at times
-                # when this process is about to end.
-                sys.stdout = io.StringIO()
-                app.stop()
 
 
 def _resources() -> dict[str, float]:
@@ -148,6 +140,19 @@ def _stop_is_success() -> Iterator[None]:
     except SystemExit as stopped:
         if stopped.code not in (signal.SIGTERM, 128 + signal.SIGTERM):
             raise
+
+
+@contextlib.contextmanager
+def _undisturbed_exit() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # A second Ctrl-C would leave processes behind; what follows is bounded.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Serve stops its controller by killing it; Ray reports that on stdout, at times when this
+        # process is about to end.
+        sys.stdout = io.StringIO()
 
 
 @contextlib.contextmanager

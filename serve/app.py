@@ -1,12 +1,14 @@
 """The Ray Serve application: the only file that meets `ray.serve`.
 
-`app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `start` and `stop` are
-what `python -m serve` does.
+`app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `deployed` is what
+`python -m serve` runs in.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -154,22 +156,27 @@ def _user_config(settings: ServiceArgs) -> dict[str, str]:
     return {"bundle": storage.absolute(bundle or production(default_registry()))}
 
 
-def start(args: dict[str, Any], host: str, port: int) -> None:
-    """Start Serve's ingress on the connected cluster and deploy; replicas come up afterwards.
+@contextlib.contextmanager
+def deployed(args: dict[str, Any], host: str, port: int) -> Iterator[None]:
+    """Run a block with the application deployed; its replicas come up after the block begins.
 
     Raises:
-        UserError: the cluster already runs Ray Serve, whose address cannot be changed.
+        UserError: the cluster already runs Ray Serve, which belongs to somebody else.
     """
     if ray_serve.status().proxies:
         raise UserError(
             "this cluster already runs Ray Serve: deploy to it with `serve deploy serve/serve.yaml`"
         )
     logging_config = ray_schema.LoggingConfig(log_level="WARNING", enable_access_log=False)
-    ray_serve.start(http_options={"host": host, "port": port}, logging_config=logging_config)
-    ray_serve.run_many(
-        [ray_serve.RunTarget(app(args), name=NAME, route_prefix="/")],
-        wait_for_applications_running=False,
-    )
+    try:
+        ray_serve.start(http_options={"host": host, "port": port}, logging_config=logging_config)
+        ray_serve.run_many(
+            [ray_serve.RunTarget(app(args), name=NAME, route_prefix="/")],
+            wait_for_applications_running=False,
+        )
+        yield
+    finally:
+        ray_serve.shutdown()
 
 
 def failure() -> str | None:
@@ -178,8 +185,3 @@ def failure() -> str | None:
     if application is None or application.status != ray_schema.ApplicationStatus.DEPLOY_FAILED:
         return None
     return application.message
-
-
-def stop() -> None:
-    """Take the application and Serve's ingress down; does nothing where there is none."""
-    ray_serve.shutdown()

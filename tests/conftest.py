@@ -24,8 +24,8 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Synthetic images, 40 a class at 128 px, in the Kaggle layout."""
-    spec = PhantomSpec(images_per_class=40, size=128, seed=3)
+    """Synthetic images, 80 a class at 96 px, in the Kaggle layout."""
+    spec = PhantomSpec(images_per_class=80, size=96, seed=3)
     return write_folder(spec, tmp_path_factory.mktemp("phantom") / "images")
 
 
@@ -38,7 +38,7 @@ def store(cluster: None, images: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """A recipe that trains in seconds and still learns something."""
-    return Recipe(backbone="small_cnn", image_size=64, epochs=3, batch_size=16, lr=3e-3, seed=1)
+    return Recipe(backbone="small_cnn", image_size=96, epochs=6, batch_size=16, lr=3e-3, seed=1)
 
 
 @pytest.fixture(scope="session")

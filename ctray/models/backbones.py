@@ -60,7 +60,7 @@ def initial_model(recipe: Recipe, num_classes: int) -> nn.Module:
     if source != "none":
         # A random classifier on pretrained features starts with a loss of about twice chance, and
         # its gradients spoil the features before it has learnt anything.
-        for parameter in model.get_classifier().parameters():
+        for parameter in model.get_classifier().parameters():  # type: ignore[operator]
             nn.init.zeros_(parameter)
     return model
 

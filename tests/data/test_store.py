@@ -25,7 +25,7 @@ def copy(images: Path, tmp_path: Path) -> Path:
 
 def test_it_holds_every_image_as_decoded_and_resized(store: Store, images: Path) -> None:
     records = store.records("all")
-    assert len(records) == 160
+    assert len(records) == 320
     assert store.classes == tuple(sorted(set(records["label"])))
     assert store.synthetic
     some = records.sample(10, random_state=0)
@@ -59,7 +59,7 @@ def test_bad_files_are_quarantined_with_their_reason(
     assert set(again["label"]) == {"COVID", "Lung_Opacity", "Normal"}
     assert "different labels" in lost.loc["COVID/images/stolen.png", "reason"]
     assert store.ignored == ("Normal/images/notes.txt",)
-    assert len(store.records("all")) == 160 - 1
+    assert len(store.records("all")) == 320 - 1
 
 
 def test_the_fingerprint_follows_content_not_place_or_order(

@@ -64,7 +64,7 @@ def test_training_records_are_scored_on_request_and_the_report_says_so(
         *("evaluate", run / "bundle", "--data", images, "--out", tmp_path, "--include-training")
     )
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["n"] == 160
+    assert report["n"] == 320
     assert report["include_training"]
     assert "left out 0" in done.output
 
@@ -139,7 +139,7 @@ def test_grad_cam_finds_what_was_drawn(run: Path, tmp_path: Path) -> None:
     from ctray.explain.gradcam import heatmap
 
     bundle = Bundle.load(str(run / "bundle"))
-    data = write_folder(PhantomSpec(images_per_class=12, size=128, seed=77), tmp_path / "new")
+    data = write_folder(PhantomSpec(images_per_class=12, size=96, seed=77), tmp_path / "new")
     ratios = []
     for mask_file in sorted((data / "Lung_Opacity" / "masks").iterdir()):
         mask = cv2.imread(str(mask_file), 0) > 0

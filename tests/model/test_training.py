@@ -30,7 +30,7 @@ def test_it_writes_what_scripts_rely_on(run: Path, tiny_recipe: Recipe, store: S
     rows = history(run)
     assert len(rows) == tiny_recipe.epochs * tiny_recipe.evaluations_per_epoch
     assert all(tuple(row) == HISTORY_KEYS for row in rows)
-    assert [row["epoch"] for row in rows][1::2] == [1.0, 2.0, 3.0]
+    assert [row["epoch"] for row in rows][1::2] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert rows[0]["epoch"] < 1.0, "it is evaluated during the epoch as well"
     config = json.loads((run / "config.json").read_text())
     assert Recipe.model_validate(config["recipe"]) == tiny_recipe
@@ -51,7 +51,7 @@ def test_the_bundle_is_the_best_evaluation(run: Path, store: Store) -> None:
 def test_it_learns(run: Path) -> None:
     rows = history(run)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert max(row["val_accuracy"] for row in rows) > 0.4, "four balanced classes: chance is 0.25"
+    assert max(row["val_accuracy"] for row in rows) > 0.5, "four balanced classes: chance is 0.25"
 
 
 def test_the_same_seed_gives_the_same_weights(

@@ -68,7 +68,7 @@ def test_a_port_in_use(bundle: Path) -> None:
 
 @pytest.mark.fast
 def test_a_host_of_another_machine(bundle: Path) -> None:
-    assert "192.0.2.1" in refusal(run(str(bundle), "--host", "192.0.2.1"))
+    assert "203.0.113.1" in refusal(run(str(bundle), "--host", "203.0.113.1"))
 
 
 def test_it_serves_the_promoted_bundle_and_leaves_nothing(bundle: Path, tmp_path: Path) -> None:

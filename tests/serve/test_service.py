@@ -1,6 +1,7 @@
 """The running service over HTTP: real Ray, real HAProxy, `serve deploy`, an untrained model."""
 
 import concurrent.futures
+import json
 import os
 import re
 import shutil
@@ -46,7 +47,8 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
+def addresses() -> Iterator[dict[str, str]]:
+    """Of a Ray cluster without an application: the dashboard's and the cluster's own."""
     script = Path(__file__).with_name("serve_cluster.py")
     process = subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -54,9 +56,7 @@ def dashboard() -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://")
-        yield address
+        yield json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
         assert process.wait(timeout=60) == 0
@@ -64,7 +64,7 @@ def dashboard() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def service(
-    dashboard: str, bundle: Path, tmp_path_factory: pytest.TempPathFactory
+    addresses: dict[str, str], bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -74,7 +74,7 @@ def service(
     def deploy(named: Path) -> None:
         file.write_text(yaml.safe_dump(_config(port, named, bundle)))
         subprocess.run(
-            [str(tool), "deploy", str(file), "--address", dashboard],
+            [str(tool), "deploy", str(file), "--address", addresses["dashboard"]],
             env={**os.environ, "RAY_AUTH_MODE": "token"},
             check=True,
             capture_output=True,
@@ -343,6 +343,21 @@ def test_a_new_bundle_is_swapped_in_without_a_failed_request(
     service.deploy(bundle)
     wait_for(lambda: _model(service)["digest"] == old, "the first bundle is back")
     assert _model(service)["refused"] is None
+
+
+def test_a_second_service_on_the_cluster_is_refused_and_the_first_one_stays(
+    service: Service, addresses: dict[str, str], bundle: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "serve", str(bundle), "--port", str(free_port())],
+        env={**os.environ, "RAY_ADDRESS": addresses["cluster"], "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "already runs Ray Serve" in result.stderr
+    assert service.http.get("/readyz").status_code == 200
 
 
 def _model(service: Service) -> dict[str, Any]:
