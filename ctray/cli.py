@@ -284,9 +284,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
         "demo-out"
     ),
-    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 100,
+    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 160,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the search.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 4,
 ) -> None:
     """Run the whole way on embedded synthetic data: prepare to HTTP prediction.
 

@@ -37,7 +37,7 @@ from tuning.space import DEFAULT_SPACE, Space
 from tuning.trials import State, Trial, write_table
 
 METRIC = "val_macro_f1"
-_EMBEDDED_IMAGES_PER_CLASS = 100
+_EMBEDDED_IMAGES_PER_CLASS = 160
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,8 @@ def search(
                 metric=METRIC,
                 mode="max",
                 sampler=TPESampler(multivariate=True, seed=base.seed),
+                # What one would train without a search is the first to be tried.
+                points_to_evaluate=space.defaults(),
             ),
             scheduler=ASHAScheduler(
                 time_attr="evaluation",

@@ -83,6 +83,12 @@ class Space:
             raise UserError(f"{path} holds no search space: give it `key: {{choice: [...]}}` lines")
         return cls(source)
 
+    def defaults(self) -> list[dict[str, Any]]:
+        """The recipe's own values as a point of the space; empty when they lie outside it."""
+        point = {key: _default(key) for key in self.distributions}
+        inside = (_holds(d, point[key]) for key, d in self.distributions.items())
+        return [point] if all(inside) else []
+
     @property
     def backbones(self) -> tuple[str, ...]:
         """Every backbone a trial may get."""
@@ -101,6 +107,13 @@ def _dimension(key: str, values: Any) -> Dimension:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return distribution.low <= value <= distribution.high
 
 
 def _default(key: str) -> Any:

@@ -1,10 +1,10 @@
 """The search on a real cluster: trials end, the best becomes a bundle, nothing is left behind."""
 
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 from ray.util.state import list_actors, list_placement_groups
 
 from ctray.bundle import Bundle
@@ -84,7 +84,7 @@ def test_a_failed_trial_is_named_and_the_others_go_on(
     space = SPACE | {"batch_size": {"choice": [16, 100_000]}}
     plan = make_plan(workers=1, runs=None, at_most=4)
     done = search(
-        *(store, tmp_path, Space(space), base.model_copy(update={"epochs": 1})),
+        *(store, tmp_path, Space(space), base.model_copy(update={"epochs": 1, "seed": 3})),
         trials=4,
         plan=plan,
         time_budget_s=None,
@@ -113,9 +113,8 @@ def test_trials_leave_no_placement_group_and_no_worker(study: Study) -> None:
         workers = [a.class_name for a in list_actors() if a.state == "ALIVE"]
         return groups + [name for name in workers if name.startswith("RayTrainWorker")]
 
-    # The cleaner frees a stopped trial's group a moment after the trial.
-    for _ in range(100):
-        if not busy():
-            break
-        ray.wait([ray.remote(num_cpus=0)(lambda: None).remote()])
+    # Ray frees a stopped trial's group a second or so after the trial.
+    deadline = time.monotonic() + 60
+    while busy() and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert busy() == []

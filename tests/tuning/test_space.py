@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from ctray.config import Recipe
 from ctray.errors import UserError
 from tuning.search import parse_duration
 from tuning.space import DEFAULT_SPACE, Space
@@ -22,6 +23,13 @@ def test_the_default_space_searches_backbone_and_augmentation() -> None:
     space = Space.load(DEFAULT_SPACE)
     assert len(space.backbones) > 1
     assert {"augment.policy", "augment.strength", "lr", "weight_decay"} <= set(space.distributions)
+
+
+def test_the_recipes_defaults_are_the_first_point(tmp_path: Path) -> None:
+    (point,) = Space.load(DEFAULT_SPACE).defaults()
+    assert point["backbone"] == Recipe().backbone
+    assert point["augment.strength"] == Recipe().augment.strength
+    assert load(tmp_path, "backbone: {choice: [small_cnn]}").defaults() == []
 
 
 def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
