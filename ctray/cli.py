@@ -284,7 +284,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
         "demo-out"
     ),
-    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 160,
+    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 120,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the search.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 4,
 ) -> None:

@@ -37,7 +37,7 @@ from tuning.space import DEFAULT_SPACE, Space
 from tuning.trials import State, Trial, write_table
 
 METRIC = "val_macro_f1"
-_EMBEDDED_IMAGES_PER_CLASS = 160
+_EMBEDDED_IMAGES_PER_CLASS = 120
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> No
     scores.plot(epochs, [row["val_macro_f1"] for row in history], marker=".", label="macro-F1")
     scores.axvline(best["epoch"], color="grey", linestyle=":", linewidth=1)
     scores.plot(best["epoch"], best["val_macro_f1"], "o", color="black", fillstyle="none")
-    scores.annotate(
-        f"best {best['val_macro_f1']:.3f}",
-        (best["epoch"], best["val_macro_f1"]),
-        xytext=(-6, -16),
-        textcoords="offset points",
-        ha="right",
-    )
-    scores.set(title="Validation", xlabel="epoch", ylim=(None, 1.0))
+    title_of_best = f"Validation, best macro-F1 {best['val_macro_f1']:.3f}"
+    scores.set(title=title_of_best, xlabel="epoch", ylim=(None, 1.0))
     scores.legend(loc="lower right")
     rates.plot(epochs, [row["lr"] for row in history], marker=".", color="tab:green")
     rates.set(title="Learning rate", xlabel="epoch")
