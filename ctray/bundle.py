@@ -7,12 +7,11 @@ bundle. Loading verifies every byte and never unpickles.
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 import torch
@@ -22,9 +21,9 @@ from safetensors import SafetensorError
 from ctray import storage
 from ctray.config import PreprocessSpec, Recipe, Strict
 from ctray.errors import UserError
+from ctray.storage import SUMS
 
 SCHEMA = 1
-SUMS = "SHA256SUMS"
 REGISTERED = "registered.json"
 _INFO, _RECORDS, _WEIGHTS = "bundle.json", "records.json", "weights.safetensors"
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
@@ -54,6 +53,26 @@ class SeenRecords(Strict):
     chosen_on: tuple[str, ...] = Field(
         description="the validation split, which chose the checkpoint"
     )
+
+
+class Registration(Strict):
+    """What the registry writes beside a bundle, as `registered.json`."""
+
+    name: str = Field(description="in the registry")
+    version: str = Field(description="in the registry, counted from 1")
+    digest: str = Field(description="of the bundle")
+    backbone: str = Field(description="of the bundle")
+    macro_f1: float = Field(description="of the bundle, on validation data")
+    promoted: str = Field(description="ISO 8601, UTC")
+    seal: str = Field("", description="sha256 over the other fields")
+
+    def expected_seal(self) -> str:
+        """What `seal` must be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+
+    def sealed(self) -> Self:
+        """The same with its seal."""
+        return self.model_copy(update={"seal": self.expected_seal()})
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,10 @@ def _registration(uri: str, digest: str) -> tuple[str, str]:
     path = storage.join(uri, REGISTERED)
     if not storage.exists(path):
         return "unregistered", digest[:12]
-    entry: dict[str, Any] = json.loads(storage.read_bytes(path))
-    if entry["digest"] != digest:
+    try:
+        entry = Registration.model_validate_json(storage.read_bytes(path))
+    except ValidationError as error:
+        raise UserError(_damaged(uri, REGISTERED)) from error
+    if entry.digest != digest or entry.seal != entry.expected_seal():
         raise UserError(_damaged(uri, REGISTERED))
-    return entry["name"], entry["version"]
+    return entry.name, entry.version

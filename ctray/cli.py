@@ -126,6 +126,7 @@ def evaluate(
     from ctray.evaluation.metrics import table
 
     check_data(data)
+    out.mkdir(parents=True, exist_ok=True)
     done = evaluate_bundle(Predictor.load(bundle), data, out, split, include_training)
     print(table(done.metrics))
     print(
@@ -331,6 +332,12 @@ def _run(program: typer.Typer) -> None:
         program()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder one may not write, a file where a folder should be.
+        if error.strerror is None or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:
         # A step of the demo: it has said itself what was wrong.

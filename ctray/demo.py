@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctray.data.phantom import CLASSES
-from ctray.session import free_port
+from ctray.session import free_port, sigterm_as_exit
 from ctray.storage import check_empty
 
 _SERVICE_DEADLINE_S = 120
@@ -48,7 +48,8 @@ def run_demo(out: Path, images_per_class: int, trials: int, epochs: int) -> None
     _run("ctray", "evaluate", bundle, "--data", store, "--out", report)
     _run("ctray", "promote", bundle, "--registry", registry)
     pictures = [sorted((data / name / "images").iterdir())[0] for name in CLASSES]
-    with _service("ctray", "serve", "--registry", registry, "--port", free_port()) as address:
+    service = ("ctray", "serve", "--registry", registry, "--port", free_port())
+    with sigterm_as_exit(), _service(*service) as address:
         for picture in pictures:
             _predict(address, picture)
     _run("ctray", "explain", bundle, pictures[0], "--out", evidence)
@@ -88,6 +89,8 @@ def _service(module: str, *arguments: object) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
+        if not line:
+            raise subprocess.CalledProcessError(process.wait(), process.args)
         print(line, end="")
         yield next(word for word in line.split() if word.startswith("http"))
     finally:

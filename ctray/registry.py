@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctray import storage
-from ctray.bundle import REGISTERED, Bundle, copy_bundle, now
+from ctray.bundle import REGISTERED, Bundle, Registration, copy_bundle, now
 from ctray.errors import UserError
 
 DEFAULT_NAME = "chest"
@@ -50,17 +50,18 @@ def promote(bundle_uri: str, registry: str, name: str = DEFAULT_NAME) -> Version
     for known in list_versions(registry, name):
         if known.production and Bundle.load(known.uri).digest == bundle.digest:
             return known
-    taken = [int(folder) for folder in storage.folders(_versions(registry, name))]
+    taken = _numbers(registry, name)
     version = str(max(taken, default=0) + 1)
     target = storage.join(_versions(registry, name), version)
-    entry: dict[str, object] = {
-        "name": name,
-        "version": version,
-        "digest": bundle.digest,
-        "promoted": now(),
-    }
-    entry |= {"backbone": bundle.info.backbone, "macro_f1": bundle.info.metrics["val_macro_f1"]}
-    storage.write_bytes(storage.join(target, REGISTERED), json.dumps(entry).encode())
+    entry = Registration(
+        name=name,
+        version=version,
+        digest=bundle.digest,
+        backbone=bundle.info.backbone,
+        macro_f1=bundle.info.metrics["val_macro_f1"],
+        promoted=now(),
+    )
+    storage.write_bytes(storage.join(target, REGISTERED), entry.sealed().model_dump_json().encode())
     copy_bundle(bundle_uri, target)
     storage.write_bytes(_pointer(registry, name), json.dumps({"version": version}).encode())
     return next(v for v in list_versions(registry, name) if v.version == version)
@@ -70,17 +71,20 @@ def list_versions(registry: str, name: str = DEFAULT_NAME) -> list[Version]:
     """All versions of a name, oldest first; empty when there are none."""
     current = _production(registry, name)
     found = []
-    for version in sorted(storage.folders(_versions(registry, name)), key=int):
+    for number in _numbers(registry, name):
+        version = str(number)
         uri = storage.join(_versions(registry, name), version)
-        entry = json.loads(storage.read_bytes(storage.join(uri, REGISTERED)))
+        if not storage.exists(storage.join(uri, storage.SUMS)):
+            continue  # a copy that was cut short
+        entry = Registration.model_validate_json(storage.read_bytes(storage.join(uri, REGISTERED)))
         found.append(
             Version(
                 name=name,
                 version=version,
                 uri=uri,
-                backbone=entry["backbone"],
-                macro_f1=entry["macro_f1"],
-                promoted=entry["promoted"],
+                backbone=entry.backbone,
+                macro_f1=entry.macro_f1,
+                promoted=entry.promoted,
                 production=version == current,
             )
         )
@@ -105,6 +109,11 @@ def production(registry: str, name: str = DEFAULT_NAME) -> str:
             "a bundle"
         )
     return storage.join(_versions(registry, name), version)
+
+
+def _numbers(registry: str, name: str) -> list[int]:
+    folders = storage.folders(_versions(registry, name))
+    return sorted(int(folder) for folder in folders if folder.isdigit())
 
 
 def _production(registry: str, name: str) -> str | None:

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import ray
 from ray._private.state import state as ray_state
 
+from ctray.errors import UserError
+
 _STATE_API = "RAY_API_SERVER_ADDRESS"
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -42,8 +44,14 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
     # Said while a cluster starts, before Ray sets its own level.
     logging.getLogger("ray._private.authentication").setLevel(level)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address, **quiet)
+        except ConnectionError as error:
+            raise UserError(
+                f"no Ray cluster answers at RAY_ADDRESS={address}: unset it or start one"
+            ) from error
     else:
         # The dashboard stays on: Ray Train frees the CPUs of stopped trials through its state API,
         # and finds it by this variable. Without it a second cluster on the machine makes the
@@ -53,7 +61,7 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
         ray.init("local", include_dashboard=True, dashboard_port=port, **quiet)
     try:
         # After Ray, which installs a handler of its own.
-        with _sigterm_as_exit():
+        with sigterm_as_exit():
             yield
     finally:
         ray.shutdown()
@@ -78,7 +86,8 @@ def cluster_capacity() -> tuple[dict[str, float], list[float]]:
 
 
 @contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, so that what it started is stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

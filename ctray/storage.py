@@ -10,6 +10,9 @@ from pyarrow import fs
 
 from ctray.errors import UserError
 
+# The last file of a bundle to be written: where it is, a bundle is whole.
+SUMS = "SHA256SUMS"
+
 
 def join(uri: str, *names: str) -> str:
     """Append path segments to a URI or path."""
@@ -66,7 +69,9 @@ def check_empty(out: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Make a local folder for a block's results; if the block fails, nothing of it is left.
+    """Make a local folder for a block's results; if the block fails, nothing half-made is left.
+
+    A finished bundle is kept: what fails after it must not cost hours of training.
 
     Raises:
         UserError: there already is something in it.
@@ -77,9 +82,11 @@ def new_folder(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        shutil.rmtree(out)
-        if existed:
-            out.mkdir()
+        if not any(out.rglob(SUMS)):
+            for path in out.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                out.rmdir()
         raise
 
 

@@ -52,10 +52,10 @@ class Study:
 class Ledger(ray.tune.Callback):
     """Keeps every trial's evaluations and prints a line when one ends."""
 
-    def __init__(self, on_trial: Callable[[Trial], None], evaluations: int) -> None:
+    def __init__(self, on_trial: Callable[[Trial], None], epochs: int) -> None:
         self.start = time.monotonic()
         self._on_trial = on_trial
-        self._evaluations = evaluations
+        self._epochs = epochs
         self._started: dict[str, float] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self.done: dict[str, Trial] = {}
@@ -83,8 +83,9 @@ class Ledger(ray.tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """It finished its epochs, or ASHA or the time budget ended it."""
-        if len(self._rows[trial.trial_id]) >= self._evaluations:
+        """It finished its epochs, or ASHA ended it."""
+        rows = self._rows[trial.trial_id]
+        if rows and rows[-1]["epoch"] >= self._epochs:
             self._end(trial, "finished", "")
         else:
             self._end(trial, "pruned", "behind the better part of the trials at the same epoch")
@@ -147,7 +148,7 @@ def search(
         initial_model(recipe_of(base, {"backbone": backbone}), len(store.classes))
     evaluations = base.epochs * base.evaluations_per_epoch
     storage = out / ".ray"
-    ledger = Ledger(on_trial, evaluations)
+    ledger = Ledger(on_trial, base.epochs)
     trainable = ray.tune.with_parameters(
         objective, base=base, store=store, plan=plan, storage=str(storage)
     )

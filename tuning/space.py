@@ -124,4 +124,5 @@ def _default(key: str) -> Any:
 
 
 def _as_typed(key: str, value: Any) -> Any:
-    return int(value) if isinstance(_default(key), int) and float(value).is_integer() else value
+    whole = isinstance(value, float) and value.is_integer() and isinstance(_default(key), int)
+    return int(value) if whole else value

@@ -2,12 +2,12 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
 from PIL import Image, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from ctray.errors import UserError
@@ -22,6 +22,14 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 class ImageError(UserError):
     """These bytes are not an image that can be scored; the message is the reason."""
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; ImageError if it cannot be opened."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the file cannot be opened: {error.strerror}") from error
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -79,24 +87,23 @@ def _decode_picture(data: bytes) -> np.ndarray:
 def _decode_dicom(data: bytes) -> np.ndarray:
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
-    except (InvalidDicomError, EOFError, ValueError) as error:
-        raise ImageError("the DICOM header cannot be read") from error
-    if "PixelData" not in dataset:
-        raise ImageError("the DICOM file has no pixels")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise ImageError(f"the DICOM file has {frames} frames; send one frame a file")
-    if dataset.Rows * dataset.Columns > MAX_PIXELS:
-        raise ImageError(_too_large(f"the image is {dataset.Columns}×{dataset.Rows} px;"))
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"DICOM photometric interpretation {photometric!r} is not grey")
-    try:
+        if "PixelData" not in dataset:
+            raise ImageError("the DICOM file has no pixels")
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        if frames != 1:
+            raise ImageError(f"the DICOM file has {frames} frames; send one frame a file")
+        if dataset.Rows * dataset.Columns > MAX_PIXELS:
+            raise ImageError(_too_large(f"the image is {dataset.Columns}×{dataset.Rows} px;"))
+        photometric = str(dataset.get("PhotometricInterpretation", ""))
+        if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise ImageError(f"DICOM photometric interpretation {photometric!r} is not grey")
         pixels = apply_modality_lut(dataset.pixel_array, dataset)
         pixels = apply_voi_lut(pixels, dataset)
-    # pydicom's decoders raise what their plugin raises: any failure is this file's, not ours.
+    except ImageError:
+        raise
+    # pydicom and its plugins raise whatever they stumble over: each is this file's fault.
     except Exception as error:
-        raise ImageError(f"the DICOM pixels cannot be decoded: {type(error).__name__}") from error
+        raise ImageError(f"the DICOM file cannot be decoded: {type(error).__name__}") from error
     image = _to_uint8(pixels)
     return 255 - image if photometric == "MONOCHROME1" else image
 

@@ -1,6 +1,7 @@
 """A folder of images to a list of files with label, group and source."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def list_folder(root: Path) -> Listing:
             f"{root} has no class folders: put the images of each class in a sub-folder"
         )
     metadata = _read_metadata(root / METADATA)
+    rows = len(metadata)
     files: list[FileRecord] = []
     ignored: list[str] = []
     for folder in class_folders:
@@ -69,12 +71,18 @@ def list_folder(root: Path) -> Listing:
         for path in _walk(folder / "images" if (folder / "images").is_dir() else folder):
             name = path.relative_to(root).as_posix()
             if path.suffix.lower() in EXTENSIONS:
-                group, source = metadata.get(name, ("", ""))
+                group, source = metadata.pop(name, ("", ""))
                 files.append(FileRecord(name, folder.name, group, source))
             else:
                 ignored.append(name)
         if len(files) == before:
             raise UserError(f"class {folder.name!r} has no image file in {folder}")
+    # Patients that match no file would straddle the splits without a word.
+    if rows and len(metadata) == rows:
+        raise UserError(
+            f"{root / METADATA} names no file here: its column 'file' has "
+            f"{next(iter(metadata))!r}, the files are called like {files[0].path!r}"
+        )
     return Listing(
         root=root,
         files=tuple(files),
@@ -93,14 +101,18 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _read_metadata(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
+    with io.StringIO(text, newline="") as stream:
         reader = csv.DictReader(stream)
         columns = reader.fieldnames or []
         if "file" not in columns:
             raise UserError(f"{path} has no column 'file' (has: {', '.join(columns)})")
         group_column = next((name for name in _GROUP_COLUMNS if name in columns), None)
         return {
-            row["file"]: (
+            row["file"].replace("\\", "/"): (
                 (row[group_column] or "").strip() if group_column else "",
                 (row.get("source") or "").strip(),
             )

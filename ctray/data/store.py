@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 
 from ctray import __version__
-from ctray.data.decode import ImageError, decode_image
+from ctray.data.decode import ImageError, decode_image, read_file
 from ctray.data.preprocess import to_store
 from ctray.data.records import FileRecord, Listing, list_folder
 from ctray.data.split import SPLITS, split_groups
@@ -128,6 +128,7 @@ def prepare(listing: Listing, out: Path, size: int = DEFAULT_SIZE) -> Store:
         raise UserError(
             f"{listing.root} has one class, {listing.classes[0]!r}; a classifier needs at least two"
         )
+    out = out.resolve()
     check_empty(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -213,7 +214,6 @@ def _write_shard(
     rows: list[dict[str, object]] = []
     stored: list[np.ndarray] = []
     for file in files:
-        data = (root / file.path).read_bytes()
         row: dict[str, object] = {
             "id": "",
             "path": file.path,
@@ -222,7 +222,7 @@ def _write_shard(
             "source": file.source,
             "width": 0,
             "height": 0,
-            "bytes": len(data),
+            "bytes": 0,
             "status": "ok",
             "reason": "",
             "shard": shard,
@@ -230,6 +230,8 @@ def _write_shard(
         }
         rows.append(row)
         try:
+            data = read_file(root / file.path)
+            row["bytes"] = len(data)
             image = decode_image(data)
         except ImageError as error:
             row |= {"status": "unreadable", "reason": str(error)}

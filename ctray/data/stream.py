@@ -105,6 +105,8 @@ class Stream:
             _make_window, root=str(self.store.root), spec=self.spec, augment=augment
         )
         windows = list(_windows(table, batch_size))
+        if not windows:  # more workers than records
+            return
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(make, windows[0])
             for following in [*windows[1:], None]:

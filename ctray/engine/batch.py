@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ctray.data.decode import EXTENSIONS, ImageError
+from ctray.data.decode import EXTENSIONS, ImageError, read_file
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
 
@@ -67,18 +67,14 @@ def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[tuple
     """Predict image files; a file that cannot be opened or read gets its own error."""
 
     def load(path: Path) -> np.ndarray:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"the file cannot be opened: {error.strerror}") from error
-        return predictor.read(data)
+        return predictor.read(read_file(path))
 
     for path, outcome in predict_many(predictor, paths, load):
         yield str(path), outcome
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are named, folders as the image files below them, sorted.
+    """Files as they are named, folders as the image files below them, sorted, without masks.
 
     Raises:
         UserError: a path that does not exist, or a folder without an image.
@@ -86,7 +82,7 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            found = sorted(p for p in path.rglob("*") if _is_image(p))
             if not found:
                 raise UserError(f"{path} has no image file")
             files += found
@@ -95,6 +91,13 @@ def expand(paths: Iterable[Path]) -> list[Path]:
         else:
             raise UserError(f"no such file or folder: {path}")
     return files
+
+
+def _is_image(path: Path) -> bool:
+    # In the Kaggle layout `masks` beside `images` holds drawings, not films.
+    mask = path.parent.name == "masks" and (path.parent.parent / "images").is_dir()
+    named = path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    return named and not mask and path.is_file()
 
 
 def row(file: str, outcome: Outcome, classes: Iterable[str]) -> dict[str, object]:

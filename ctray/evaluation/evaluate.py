@@ -1,6 +1,7 @@
 """Score a bundle on records it has not seen, and write the report."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ctray.bundle import versions
-from ctray.data.decode import decode_image
+from ctray.data.decode import decode_image, read_file
 from ctray.data.preprocess import stored_to_input, to_input
 from ctray.data.records import FileRecord, list_folder
 from ctray.data.store import Store, is_store, read_image, record_id
@@ -124,12 +125,15 @@ class _Seen:
         self._trained = set() if include_training else set(seen.trained_on)
         self._chosen = set() if include_training or split == "val" else set(seen.chosen_on)
 
-    def leaves_out(self, record: str, scored: Scored) -> bool:
-        """Whether to leave a record out; counts it if so."""
-        trained, chosen = record in self._trained, record in self._chosen
-        scored.trained_on += trained
-        scored.chosen_on += chosen
-        return trained or chosen
+    def leaves_out(self, record: str) -> bool:
+        """Whether to leave a record out."""
+        return record in self._trained or record in self._chosen
+
+    def count(self, records: Iterable[str], scored: Scored) -> None:
+        """Count which of these were left out, and why."""
+        for record in records:
+            scored.trained_on += record in self._trained
+            scored.chosen_on += record in self._chosen
 
 
 def _score_store(predictor: Predictor, store: Store, split: str, seen: _Seen) -> Scored:
@@ -146,8 +150,9 @@ def _score_store(predictor: Predictor, store: Store, split: str, seen: _Seen) ->
     jobs = [
         record
         for record in store.records(split).to_dict("records")
-        if not seen.leaves_out(record["id"], scored)
+        if not seen.leaves_out(record["id"])
     ]
+    seen.count(store.records(split)["id"], scored)
     root = str(store.root)
 
     def load(record: dict[Any, Any]) -> np.ndarray:
@@ -165,18 +170,17 @@ def _score_folder(
     scored = Scored()
     ids: dict[str, str] = {}
 
-    def load(file: FileRecord) -> np.ndarray:
-        image = decode_image((data / file.path).read_bytes())
+    def load(file: FileRecord) -> np.ndarray | None:
+        image = decode_image(read_file(data / file.path))
         ids[file.path] = record_id(image)
-        return to_input(image, spec)
+        return None if seen.leaves_out(ids[file.path]) else to_input(image, spec)
 
     for file, outcome in predict_many(predictor, files, load):
         record = ids.get(file.path, "")
-        if seen.leaves_out(record, scored):
-            continue
         known = {"id": record, "label": file.label, "source": file.source}
         known["group"] = file.group or record or file.path
         scored.rows.append(_row(predictor, file.path, known, outcome))
+    seen.count(ids.values(), scored)
     return scored
 
 

@@ -22,7 +22,8 @@ _ALIASES = {"xception": "legacy_xception"}
 
 def check_backbone(name: str) -> None:
     """Raise UserError naming the nearest known name when `name` is not a backbone."""
-    if name == SMALL_CNN or _timm_name(name) in timm.list_models():
+    # timm names one architecture's weights after a dot: resnet18.a1_in1k.
+    if name == SMALL_CNN or _timm_name(name).partition(".")[0] in timm.list_models():
         return
     near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use small_cnn or a name of timm.list_models()"
@@ -86,7 +87,8 @@ def preprocess_spec(recipe: Recipe, store_size: int) -> PreprocessSpec:
     elif resolve_weights(recipe) == "package":
         mean, std = LITE0_MEAN, LITE0_STD
     else:
-        data = resolve_data_config({}, model=_timm_name(recipe.backbone), verbose=False)
+        config = timm.get_pretrained_cfg(_timm_name(recipe.backbone))
+        data = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
         mean = tuple(round(255 * value, 4) for value in data["mean"])
         std = tuple(round(255 * value, 4) for value in data["std"])
     return PreprocessSpec(

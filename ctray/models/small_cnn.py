@@ -31,6 +31,10 @@ class SmallCNN(nn.Module):
             nn.Linear(channels, num_classes),
         )
 
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, by the name timm gives it."""
+        return self.head[-1]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
         return self.head(self.features(images))

@@ -28,5 +28,5 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> No
     rates.set(title="Learning rate", xlabel="epoch")
     for axis in (losses, scores, rates):
         axis.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)

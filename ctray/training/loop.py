@@ -127,6 +127,11 @@ class Training:
     def evaluate(self) -> dict[str, float]:
         """Loss, accuracy and macro-F1 of the whole validation split, each record counted once."""
         self.plain.eval()
+        if self.world > 1:
+            # Each worker's norms keep statistics of their own; rank 0's go into the checkpoint,
+            # so they are what is scored.
+            for buffer in self.plain.buffers():
+                torch.distributed.broadcast(buffer, 0)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for batch in self.val.evaluation(_EVALUATION_BATCH):
             with autocast(self.device.type, self.recipe.precision):

@@ -10,6 +10,8 @@ from ctray.session import cluster_capacity
 DRIVER_CPUS = 0.1
 _DATA_CPUS = 0.2
 _LEAST_CPUS = 0.5
+# What a worker asks for beside a GPU, or on a cluster that has still to grow.
+_CPUS_ANYWHERE = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,13 @@ def plan_for(
         runs = max(1, min(devices // workers, at_most or devices))
     spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
     share = spare / (runs * workers)
-    if nodes:
-        share = min(share, nodes[0] - DRIVER_CPUS - _DATA_CPUS)
+    if gpu or sum(nodes) < cpus:
+        # The machines that will join are of unknown size.
+        share = min(share, _CPUS_ANYWHERE)
+    else:
+        share = min(share, max(nodes) - DRIVER_CPUS - _DATA_CPUS)
         while _places(nodes, share) < runs * workers and share > _LEAST_CPUS:
             share -= 0.05
-    if gpu:
-        share = min(share, 8.0)
     if share < _LEAST_CPUS:
         raise UserError(
             f"{runs} run(s) of {workers} worker(s) leave {share:.1f} CPUs a worker, "

@@ -44,6 +44,9 @@ def initial_weights(recipe: Recipe, store: Store) -> ray.ObjectRef:
     Every mistake in the recipe that can be known beforehand is a UserError here, before a worker
     starts.
     """
+    for split in ("train", "val"):
+        if len(store.records(split)) == 0:
+            raise UserError(f"the {split} split is empty: a class needs at least three patients")
     steps_per_epoch(len(store.records("train")), recipe.batch_size)
     return ray.put(initial_model(recipe, len(store.classes)).state_dict())
 

@@ -104,6 +104,18 @@ def test_promoting_counts_up_and_points(tmp_path: Path) -> None:
     assert registry.promote(str(first), place, "chest").version == "3"
 
 
+def test_a_changed_byte_of_the_registration_is_found(tmp_path: Path) -> None:
+    version = registry.promote(str(write(tmp_path / "one")), str(tmp_path / "registry"), "chest")
+    file = Path(version.uri) / "registered.json"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match="is damaged"):
+            Bundle.load(version.uri)
+
+
 def test_a_registered_bundle_cannot_pass_for_another(tmp_path: Path) -> None:
     place = str(tmp_path / "registry")
     version = registry.promote(str(write(tmp_path / "one")), place, "chest")

@@ -46,6 +46,13 @@ def test_a_worker_fits_on_a_node() -> None:
     assert plan_for(16, 0, [4.0] * 4, 1, 1).cpus <= 4
 
 
+def test_a_cluster_that_scales_from_zero_is_planned_for_what_it_may_grow_to() -> None:
+    plan = plan_for(32, 4, [0.0], None, 1)
+    assert (plan.workers, plan.gpu) == (4, True)
+    assert 0.5 <= plan.cpus <= 2
+    assert plan_for(32, 0, [0.0], 4, 1).workers == 4
+
+
 @pytest.mark.parametrize("workers", [0, -1, 64])
 def test_an_impossible_number_of_workers_is_named(workers: int) -> None:
     with pytest.raises(UserError, match=f"--workers {workers}"):

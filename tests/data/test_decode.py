@@ -111,6 +111,22 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
         decode_image(bomb)
 
 
+def test_every_truncation_of_a_dicom_is_an_image_or_an_error() -> None:
+    whole = dicom(picture(), "MONOCHROME1", WindowCenter=100, WindowWidth=50)
+    for length in range(0, len(whole), 7):
+        with pytest.raises(ImageError):
+            decode_image(whole[:length])
+
+
+def test_a_dicom_without_its_size_is_an_error() -> None:
+    whole = pydicom.dcmread(io.BytesIO(dicom(picture())))
+    del whole.Rows
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, whole)
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(buffer.getvalue())
+
+
 def test_mutated_files_are_an_image_or_an_error() -> None:
     random = np.random.default_rng(0)
     seeds = [encode(picture(), "PNG"), encode(picture(), "JPEG"), dicom(picture())]

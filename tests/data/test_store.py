@@ -82,6 +82,15 @@ def test_a_folder_a_class_without_images_folders_works(
     assert not store.synthetic, "the marker lies beside the classes and was not copied"
 
 
+def test_metadata_that_names_no_file_is_refused(copy: Path) -> None:
+    text = (copy / "metadata.csv").read_text()
+    (copy / "metadata.csv").write_text(text.replace("/images/", "/pictures/"))
+    with pytest.raises(UserError, match="names no file here"):
+        list_folder(copy)
+    (copy / "metadata.csv").write_text(text.replace("/", "\\"))
+    assert all(record.group for record in list_folder(copy).files)
+
+
 @pytest.mark.parametrize("mistake", ["one class", "unreadable class", "taken"])
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
     cluster: None, images: Path, tmp_path: Path, mistake: str

@@ -117,6 +117,13 @@ def test_an_unreachable_hub_is_one_sentence_and_no_random_start(
 
 
 @pytest.mark.fast
+def test_each_backbone_is_scaled_as_its_weights_saw_it() -> None:
+    assert preprocess_spec(Recipe(backbone="xception"), 256).mean == (127.5,) * 3
+    assert preprocess_spec(Recipe(backbone="resnet18"), 256).mean[0] == pytest.approx(123.675)
+    assert preprocess_spec(Recipe(), 256).mean == (127.0,) * 3
+
+
+@pytest.mark.fast
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UserError, match="'resnet19'; did you mean 'resnet1"):
         check_backbone("resnet19")

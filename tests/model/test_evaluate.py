@@ -118,6 +118,13 @@ def test_predict_answers_every_readable_file_and_names_the_others(
     assert pd.isna(failed["predicted"])
 
 
+def test_a_folder_is_predicted_without_its_masks(run: Path, images: Path, tmp_path: Path) -> None:
+    invoke("predict", run / "bundle", images / "COVID", "--out", tmp_path / "out.csv")
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert len(frame) == 80
+    assert not frame["file"].str.contains("masks").any()
+
+
 def test_explain_draws_the_evidence_beside_the_image(
     run: Path, images: Path, tmp_path: Path
 ) -> None:
