@@ -114,7 +114,7 @@ class Stream:
                 if following is not None:
                     pending = ahead.submit(make, following)
                 for batch in window.iter_batches(batch_size=batch_size):
-                    yield Batch(batch["image"], batch["label"], batch["position"])
+                    yield Batch(*(np.asarray(batch[key]) for key in ("image", "label", "position")))
 
 
 def steps_per_epoch(records: int, batch_size: int) -> int:
