@@ -126,7 +126,8 @@ def evaluate(
     from ctray.evaluation.metrics import table
 
     check_data(data)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")
     done = evaluate_bundle(Predictor.load(bundle), data, out, split, include_training)
     print(table(done.metrics))
     print(
