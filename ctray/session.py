@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+import psutil
 import ray
 from ray._private.state import state as ray_state
 
 from ctray.errors import UserError
 
 _STATE_API = "RAY_API_SERVER_ADDRESS"
+_GONE_WITHIN_S = 10.0
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Announces a change of a default that nothing here depends on.
@@ -45,6 +47,7 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
     logging.getLogger("ray._private.authentication").setLevel(level)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     address = os.environ.get("RAY_ADDRESS")
+    before = psutil.Process().children()
     if address:
         try:
             ray.init(address, **quiet)
@@ -59,13 +62,32 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
         port = free_port()
         os.environ[_STATE_API] = f"http://127.0.0.1:{port}"
         ray.init("local", include_dashboard=True, dashboard_port=port, **quiet)
+    # Of a cluster that was joined nothing is ours.
+    roots = [] if address else [p for p in psutil.Process().children() if p not in before]
     try:
         # After Ray, which installs a handler of its own.
         with sigterm_as_exit():
             yield
     finally:
+        started = [process for root in roots for process in (root, *_below(root))]
         ray.shutdown()
+        _wait_until_gone(started)
         os.environ.pop(_STATE_API, None)
+
+
+def _wait_until_gone(processes: list[psutil.Process]) -> None:
+    """Ray's dashboard takes some seconds to notice that its cluster has ended."""
+    _, left = psutil.wait_procs(processes, timeout=_GONE_WITHIN_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def free_port() -> int:
