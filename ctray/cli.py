@@ -26,6 +26,10 @@ _DATA_HELP = "Store, or folder with one sub-folder a class."
 _BUNDLE_HELP = "Folder or URI of a bundle."
 _REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/registry."
 
+# Of each kind of fault so many files are printed; the report has them all.
+LINES_A_FAULT = 5
+PHASES = ("decoding", "comparing")
+
 app = typer.Typer(
     help="Chest images in folders to a checked data set, a tuned classifier, a report, a service.",
     no_args_is_help=True,
@@ -37,25 +41,73 @@ app = typer.Typer(
 
 @app.command()
 def prepare(
-    data: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, manifests (.csv, .parquet) or stores; paths, s3:// or gs://; "
+            "NAME=PLACE names the source."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the store.")],
-    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of stored images, px.")] = 256,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the store --out; nothing in it moves.")
+    ] = False,
+    size: Annotated[
+        int | None, typer.Option(min=32, max=2048, help="Side of stored images, px; default 256.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", help="OLD=NEW name of a class; repeat.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="OURS=THEIRS: path, label, group, split, source or mask; repeat."),
+    ] = None,
+    group_regex: Annotated[
+        str | None, typer.Option(help="What in a path names the patient or series.")
+    ] = None,
+    fractions: Annotated[
+        str | None,
+        typer.Option(help="Shares TRAIN,VAL,TEST; also of what has a split. Default .7,.15,.15."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Make any file left out or warned about an error.")
+    ] = False,
     verbose: Annotated[bool, EXPERT] = False,
 ) -> None:
-    """Decode, check and split a folder of images into a store.
+    """Decode, check, tie together and split images into a store, with a report on them.
 
     Example: ctray prepare xrays --out store
     """
-    from ctray.data.records import list_folder
-    from ctray.data.store import prepare as prepare_store
+    from rich.progress import Progress
+
+    from ctray.data.prepare import Options, read_fractions
+    from ctray.data.prepare import prepare as prepare_store
+    from ctray.data.records import list_inputs, parse_input
+    from ctray.data.store import DEFAULT_SIZE, Store
     from ctray.session import ray_session
     from ctray.storage import check_empty
 
-    listing = list_folder(data)
-    check_empty(out)
-    with ray_session(verbose):
-        store = prepare_store(listing, out, size)
+    known = Store.open(out).size if append else DEFAULT_SIZE
+    options = Options(size or known, read_fractions(fractions), strict)
+    listing = list_inputs(
+        [parse_input(text) for text in data],
+        columns=parse_pairs("--column", column or []),
+        classes=parse_pairs("--map", map_ or []),
+        group_regex=group_regex,
+    )
+    if not append:
+        check_empty(out)
+    with ray_session(verbose), Progress(console=error_console(), transient=True) as bar:
+        task = bar.add_task("decoding", total=len(listing.files))
+
+        def show(done: int, total: int) -> None:
+            bar.update(
+                task, completed=done, total=total, description=PHASES[done == total and total > 0]
+            )
+
+        store = prepare_store(listing, out, options, append, show)
     print_store(store)
+    print(f"report: {out / 'report.html'}")
     print(f"store: {out}")
 
 
@@ -82,7 +134,7 @@ def train(
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     recipe = Recipe.load(config, overrides)
 
-    from ctray.data.store import check_data, open_or_prepare
+    from ctray.data.prepare import check_data, open_or_prepare
     from ctray.models.backbones import check_backbone
     from ctray.session import ray_session
     from ctray.storage import new_folder
@@ -120,7 +172,7 @@ def evaluate(
 
     Example: ctray evaluate run/bundle --data store --out report
     """
-    from ctray.data.store import check_data
+    from ctray.data.prepare import check_data
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate as evaluate_bundle
     from ctray.evaluation.metrics import table
@@ -347,15 +399,49 @@ def _run(program: typer.Typer) -> None:
         sys.exit(130)
 
 
+def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
+    """Turn `["old=new"]` of an option into a mapping.
+
+    Raises:
+        UserError: a pair without `=`, or with nothing on one side.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (old and equals and new):
+            raise UserError(f"{option} {pair!r} is not of the form A=B")
+        values[old] = new
+    return values
+
+
 def print_store(store: "Store") -> None:
-    """Print the counts per class and split, and what was left out and why."""
+    """Print the counts per class and split, what ties records together and what was left out."""
+    from ctray.data.confound import find_confounds
     from ctray.data.store import counts
 
+    usable = store.records("all")
     print(counts(store).to_string(index_names=False))
     lost = store.manifest[store.manifest["status"] != "ok"]
-    print(f"{len(store.manifest) - len(lost)} records, {len(lost)} quarantined")
-    for _, row in lost.iterrows():
-        print(f"  {row['path']}: {row['reason']}")
+    print(
+        f"{len(usable)} records in {usable['group'].nunique()} groups, no group in two splits; "
+        f"{len(lost)} quarantined"
+    )
+    for status, rows in lost.groupby("status"):
+        for _, row in rows.head(LINES_A_FAULT).iterrows():
+            print(f"  {row['path']}: {row['reason']}")
+        if len(rows) > LINES_A_FAULT:
+            print(f"  and {len(rows) - LINES_A_FAULT} more: {status}")
+    near = store.duplicates[store.duplicates["kind"] == "near"]
+    if len(near):
+        first = near.iloc[0]
+        print(f"{len(near)} near-duplicate pairs, such as {first['first']} and {first['second']}")
+    warned = store.manifest[store.manifest["warning"] != ""]
+    if len(warned):
+        first = warned.iloc[0]
+        print(f"{len(warned)} warnings, the first: {first['path']}: {first['warning']}")
+    strong = [f for f in find_confounds(usable, store.classes).factors if f.verdict == "strong"]
+    if strong:
+        print(f"confounded: {strong[0].sentences[0]}")
     if store.ignored:
         print(
             f"{len(store.ignored)} files are not images by name and were not read, "

@@ -16,6 +16,8 @@ from ctray.errors import UserError
 Tone = Literal["none", "equalise", "percentile"]
 AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
+Sampling = Literal["natural", "balanced"]
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -45,11 +47,91 @@ class PreprocessSpec(Strict):
     std: tuple[float, ...] = Field(IMAGENET_STD, description="per channel, on the 0–255 scale")
 
 
+class Transform(Strict):
+    """One random change. What is unset follows from the policy and the strength."""
+
+    p: float | None = Field(None, ge=0.0, le=1.0, description="how often it happens, 0–1")
+
+
+class Crop(Transform):
+    """A random part of the image, resized to the model's input (A.RandomResizedCrop)."""
+
+    area: float | None = Field(None, ge=0.1, le=1.0, description="smallest share of the area")
+    aspect: float | None = Field(None, ge=1.0, le=2.0, description="largest change of aspect")
+
+
+class Affine(Transform):
+    """Rotation, shift, scale and shear about the centre (A.Affine)."""
+
+    rotate: float | None = Field(None, ge=0.0, le=180.0, description="at most, degrees")
+    shift: float | None = Field(None, ge=0.0, le=0.5, description="at most, share of the side")
+    scale: float | None = Field(None, ge=0.0, le=0.5, description="at most, 0.1: 0.9 to 1.1 times")
+    shear: float | None = Field(None, ge=0.0, le=45.0, description="at most, degrees")
+
+
+class Flip(Transform):
+    """Left and right swapped; off in every policy, because the heart has a side."""
+
+
+class BrightnessContrast(Transform):
+    """Grey levels times a gain plus an offset (A.RandomBrightnessContrast)."""
+
+    brightness: float | None = Field(None, ge=0.0, le=1.0, description="offset, share of 255")
+    contrast: float | None = Field(None, ge=0.0, le=1.0, description="gain, 0.2: 0.8 to 1.2 times")
+
+
+class Gamma(Transform):
+    """Grey levels to a power (A.RandomGamma)."""
+
+    low: float | None = Field(None, gt=0.0, le=1.0, description="smallest power, brightens")
+    high: float | None = Field(None, ge=1.0, le=5.0, description="largest power, darkens")
+
+
+class Clahe(Transform):
+    """Contrast-limited adaptive histogram equalisation (A.CLAHE)."""
+
+    clip: float | None = Field(None, ge=1.0, le=40.0, description="largest clip limit")
+
+
+class Blur(Transform):
+    """Gaussian blur (A.GaussianBlur)."""
+
+    sigma: float | None = Field(None, gt=0.0, le=10.0, description="largest, px")
+
+
+class Noise(Transform):
+    """Gaussian noise (A.GaussNoise)."""
+
+    std: float | None = Field(None, gt=0.0, le=1.0, description="largest, share of 255")
+
+
+class Dropout(Transform):
+    """Black rectangles (A.CoarseDropout)."""
+
+    holes: int | None = Field(None, ge=1, le=64, description="at most")
+    size: float | None = Field(None, gt=0.0, le=1.0, description="largest side, share of the side")
+
+
 class AugmentConfig(Strict):
-    """Which random changes a training image goes through."""
+    """Which random changes a training image goes through.
+
+    The policy names the transforms and the strength scales their ranges; each can be set by itself,
+    such as `noise: {p: 0.3, std: 0.05}`, whether or not the policy has it.
+    """
 
     policy: AugmentPolicy = Field("standard", description="which transforms")
     strength: float = Field(0.5, ge=0.0, le=1.0, description="how far each transform goes, 0–1")
+    crop: Crop = Field(Crop(), description="light, standard, strong: always")
+    affine: Affine = Field(Affine(), description="standard, strong: 0.7")
+    flip: Flip = Field(Flip(), description="no policy")
+    brightness_contrast: BrightnessContrast = Field(
+        BrightnessContrast(), description="light, standard, strong: 0.5"
+    )
+    gamma: Gamma = Field(Gamma(), description="standard, strong: 0.3")
+    clahe: Clahe = Field(Clahe(), description="strong: 0.2")
+    blur: Blur = Field(Blur(), description="strong: 0.2")
+    noise: Noise = Field(Noise(), description="strong: 0.2")
+    dropout: Dropout = Field(Dropout(), description="strong: 0.5")
 
 
 class Recipe(Strict):
@@ -67,6 +149,9 @@ class Recipe(Strict):
     image_size: int = Field(160, ge=32, le=1024, description="side in px of the model input")
     tone: Tone = Field("equalise", description="grey scale before augmentation and the model")
     augment: AugmentConfig = Field(AugmentConfig(), description="random changes while training")
+    sampling: Sampling = Field(
+        "natural", description="natural: each record once an epoch; balanced: classes equally often"
+    )
     lr: float = Field(1e-3, gt=0.0, le=1.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.02, ge=0.0, description="on weights, not on biases and norms")
     warmup: float = Field(0.15, ge=0.0, lt=1.0, description="share of the steps that warm up")

@@ -1,9 +1,15 @@
 """Files on any filesystem URI, through pyarrow's filesystems."""
 
 import contextlib
+import functools
+import itertools
+import os
+import posixpath
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -12,24 +18,124 @@ from ctray.errors import UserError
 
 # The last file of a bundle to be written: where it is, a bundle is whole.
 SUMS = "SHA256SUMS"
+_LOCAL = fs.LocalFileSystem()
+# An object store answers in tens of milliseconds: many small questions are asked side by side.
+_THREADS = 32
+_BATCH = 256
 
 
 def join(uri: str, *names: str) -> str:
-    """Append path segments to a URI or path."""
-    return "/".join((uri.rstrip("/"), *names))
+    """Append path segments to a URI or path; a URI's query (`?region=…`) stays at its end."""
+    if "://" not in uri:
+        return "/".join((uri.rstrip("/"), *names))
+    parts = urlsplit(uri)
+    path = "/".join((parts.path.rstrip("/"), *map(quote, names)))
+    return urlunsplit(parts._replace(path=path))
+
+
+def resolve(folder: str, name: str) -> str:
+    """The place a name in a file of `folder` means: relative to it, absolute, or a URI."""
+    if "://" in name:
+        return absolute(name)
+    if "://" not in folder or name.startswith("/"):
+        parent, base = os.path.split(os.path.join(folder, name))
+        return os.path.join(_real(parent), base)
+    parts = urlsplit(join(folder, name))
+    return urlunsplit(parts._replace(path=posixpath.normpath(parts.path)))
+
+
+def folder_of(uri: str) -> str:
+    """The folder a file lies in."""
+    if "://" not in uri:
+        return os.path.dirname(uri)
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(path=posixpath.dirname(parts.path)))
+
+
+def plain(uri: str) -> str:
+    """A place as people write it: a URI without its scheme, query and %-escapes, a path as is."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return (parts.netloc + unquote(parts.path)).rstrip("/")
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
-    filesystem, path = _open(uri)
-    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+    return _kind(uri) != fs.FileType.NotFound
+
+
+def is_file(uri: str) -> bool:
+    """Whether a file is there."""
+    return _kind(uri) == fs.FileType.File
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there."""
+    return _kind(uri) == fs.FileType.Directory
+
+
+def any_exists(uris: Iterable[str]) -> bool:
+    """Whether one of these places is there; stops soon after the first that is."""
+    remaining = iter(uris)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            if any(pool.map(exists, batch)):
+                return True
+    return False
 
 
 def read_bytes(uri: str) -> bytes:
     """Read a whole file; FileNotFoundError where there is none."""
     filesystem, path = _open(uri)
+    if filesystem is _LOCAL:
+        return Path(path).read_bytes()
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+def read_starts(uris: Iterable[str], size: int) -> list[bytes]:
+    """The first `size` bytes of each file; b"" of one that cannot be opened."""
+
+    def read_start(uri: str) -> bytes:
+        filesystem, path = _open(uri)
+        try:
+            with filesystem.open_input_stream(path) as stream:
+                return stream.read(size)
+        except OSError:
+            return b""
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(read_start, uris))
+
+
+def walk(uri: str) -> tuple[list[str], list[str]]:
+    """Files and folders at any depth below a folder, as sorted relative paths with `/`.
+
+    Links are followed; what is hidden (a name that begins with a dot) is left out.
+
+    Raises:
+        UserError: a folder cannot be listed, or a link leads back to a folder it lies in.
+    """
+    filesystem, path = _open(uri)
+    if filesystem is _LOCAL:
+        files, folders = _walk_local(path)
+        return sorted(files), sorted(folders)
+    try:
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise UserError(f"{uri} cannot be listed: {cause(error)}") from error
+    names = {info.path[len(path) + 1 :]: info.type for info in infos}
+    seen = sorted(name for name in names if "/." not in f"/{name}")
+    return (
+        [name for name in seen if names[name] == fs.FileType.File],
+        [name for name in seen if names[name] == fs.FileType.Directory],
+    )
+
+
+def cause(error: OSError) -> str:
+    """What the system says, in one line."""
+    return error.strerror or str(error).partition("\n")[0]
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -57,8 +163,17 @@ def folders(uri: str) -> list[str]:
 
 
 def absolute(uri: str) -> str:
-    """The same place, independent of the working folder."""
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    """The same place, independent of the working folder; `file://` becomes a path.
+
+    Raises:
+        UserError: a `file://` URI names a machine.
+    """
+    if not uri.startswith("file://"):
+        return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise UserError(f"{uri!r} names the machine {parts.netloc!r}: write file:///path")
+    return str(Path(unquote(parts.path)).resolve())
 
 
 def check_empty(out: Path) -> None:
@@ -90,8 +205,55 @@ def new_folder(out: Path) -> Iterator[None]:
         raise
 
 
+@functools.lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _kind(uri: str) -> fs.FileType:
+    filesystem, path = _open(uri)
+    return filesystem.get_file_info(path).type
+
+
+def _walk_local(root: str) -> tuple[list[str], list[str]]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed: {cause(error)}") from error
+
+    files: list[str] = []
+    below: list[str] = []
+    for place, names, found in os.walk(root, onerror=refuse, followlinks=True):
+        names[:] = [name for name in names if name[0] != "."]
+        prefix = place[len(root.rstrip("/")) + 1 :]
+        prefix = f"{prefix}/" if prefix else ""
+        for name in names:
+            target = f"{place}/{name}"
+            if os.path.islink(target) and _lies_in(place, os.path.realpath(target)):
+                raise UserError(f"the link {target} leads back to a folder it lies in: remove it")
+        below += [prefix + name for name in names]
+        files += [prefix + name for name in found if name[0] != "."]
+    return files, below
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    return Path(place).resolve().is_relative_to(folder)
+
+
 def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    # Resolving links costs more than reading a small file, and reading follows them anyway.
+    place = uri if uri.startswith("/") else absolute(uri)
+    if "://" not in place:
+        return _LOCAL, place
+    parts = urlsplit(place)
+    # The connection depends on server, bucket and query only: one serves every file of a data set.
+    filesystem, root = _connect(urlunsplit(parts._replace(path="", fragment="")))
+    return filesystem, (root.rstrip("/") + unquote(parts.path)).rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     try:
-        return fs.FileSystem.from_uri(absolute(uri))
+        return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ValueError) as error:
         raise UserError(f"{uri!r} is not a path or a filesystem URI pyarrow can open") from error
+    except OSError as error:
+        raise UserError(f"{uri!r} cannot be reached: {cause(error)}") from error

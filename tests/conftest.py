@@ -8,8 +8,9 @@ import pytest
 
 from ctray.config import Recipe
 from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.data.prepare import Options, prepare
 from ctray.data.records import list_folder
-from ctray.data.store import Store, prepare
+from ctray.data.store import Store
 from ctray.session import ray_session
 
 REPOSITORY = Path(__file__).parent.parent
@@ -32,7 +33,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(cluster: None, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store of those images."""
-    return prepare(list_folder(images), tmp_path_factory.mktemp("store") / "store", size=96)
+    return prepare(
+        list_folder(images), tmp_path_factory.mktemp("store") / "store", Options(size=96)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from ctray.bundle import now, versions
 from ctray.cli import EXPERT, print_store, run_cli
 from ctray.config import Recipe
 from ctray.data.phantom import PhantomSpec, write_folder
-from ctray.data.store import Store, check_data, open_or_prepare
+from ctray.data.prepare import check_data, open_or_prepare
+from ctray.data.store import Store
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model
 from ctray.session import ray_session

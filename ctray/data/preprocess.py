@@ -14,7 +14,7 @@ from ctray.config import PreprocessSpec, Tone
 
 def to_store(image: np.ndarray, size: int) -> np.ndarray:
     """Squash a canonical image (uint8, H×W) to a square of `size` px, as the store keeps it."""
-    return _resize(image, size)
+    return resize(image, size)
 
 
 def apply_tone(image: np.ndarray, tone: Tone) -> np.ndarray:
@@ -36,10 +36,11 @@ def to_input(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
 
 def stored_to_input(stored: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """The rest of the host half for an image that comes from a store of the same store_size."""
-    return _resize(apply_tone(stored, spec.tone), spec.image_size)
+    return resize(apply_tone(stored, spec.tone), spec.image_size)
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Squash uint8 (H, W) to (size, size): area averages when shrinking, linear otherwise."""
     if image.shape == (size, size):
         return image
     shrinking = min(image.shape) > size

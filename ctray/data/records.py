@@ -1,120 +1,352 @@
-"""A folder of images to a list of files with label, group and source."""
+"""Everything people have, in one list of files with label, group, source and split.
 
-import csv
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+An input is a folder, a manifest or an earlier store, here or on any filesystem URI. Several are put
+together: their classes are renamed to agree, their files are told apart by the input's name.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import urlsplit
 
-from ctray.data.decode import EXTENSIONS
+from ctray import storage
+from ctray.data.decode import ImageError
+from ctray.data.layouts import (
+    MANIFESTS,
+    Contents,
+    FileRecord,
+    read_folder,
+    read_manifest,
+)
+from ctray.data.tables import ROLES, listed, suffix
 from ctray.errors import UserError
 
-# Written beside the class folders by the phantom, so that nobody takes its figures for patients'.
-SYNTHETIC_MARKER = "SYNTHETIC"
-METADATA = "metadata.csv"
-_GROUP_COLUMNS = ("patient_id", "group_id")
+# What makes a folder a store.
+STORE_INFO = "store.json"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NAMED = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """One image file before it is opened.
+class Input:
+    """One place to read from.
 
     Attributes:
-        path: relative to the data folder, with `/`.
-        label: name of its class folder.
-        group: patient or series, empty where unknown.
-        source: where it came from, empty where unknown.
+        uri: folder, manifest or store: a path or a URI pyarrow can open.
+        source: the name of its images' source; empty: their table says it, or nobody.
+        mapping: {its class: class in the listing}, for classes that are called otherwise here.
     """
 
-    path: str
-    label: str
-    group: str
+    uri: str
+    source: str = ""
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoreInput:
+    """An earlier store among the inputs.
+
+    Attributes:
+        root: its folder, absolute.
+        prefix: what its paths begin with in this listing; empty for the only input.
+        source: replaces the source of its records; empty: they keep theirs.
+        mapping: {its class: class in the listing}, one entry a class.
+    """
+
+    root: Path
+    prefix: str
     source: str
+    mapping: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a data folder holds: its image files, and the files that are not images by name."""
+    """What the inputs hold, before a single image is opened.
 
-    root: Path
+    Attributes:
+        roots: the inputs, absolute paths or URIs, in their order.
+        files: input by input, sorted by path within each; no path twice.
+        classes: sorted labels of the files and stores, without the empty one.
+        ignored: files that are not images by name.
+        synthetic: whether any input was drawn, not taken from patients.
+        stores: the inputs that are stores; none of their records is in `files`.
+    """
+
+    roots: tuple[str, ...]
     files: tuple[FileRecord, ...]
     classes: tuple[str, ...]
     ignored: tuple[str, ...]
     synthetic: bool
+    stores: tuple[StoreInput, ...] = ()
+
+
+def parse_input(text: str) -> Input:
+    """`NAME=URI` or `URI` to an input; a path with `=` behind its first `/` needs no NAME.
+
+    Raises:
+        UserError: an empty name or place.
+    """
+    named = _NAMED.fullmatch(text)
+    source, uri = (named[1].strip(), named[2].strip()) if named else ("", text.strip())
+    if not uri or (named and not source):
+        raise UserError(
+            f"{text!r} is not an input: write FOLDER, or NAME=FOLDER to name its source"
+        )
+    return Input(uri, source)
 
 
 def list_folder(root: Path) -> Listing:
-    """List a folder with one sub-folder a class.
+    """List one folder; see `list_inputs`."""
+    return list_inputs([Input(str(root))])
 
-    Images lie directly in the class folder, or in its `images` folder (Kaggle layout; `masks`
-    beside it is not read). `metadata.csv` beside the class folders, with a column `file` (relative
-    path) and any of `patient_id`, `group_id` and `source`, gives groups and sources.
+
+def list_inputs(
+    inputs: Sequence[Input],
+    *,
+    columns: Mapping[str, str] = _NOTHING,
+    classes: Mapping[str, str] = _NOTHING,
+    group_regex: str | None = None,
+) -> Listing:
+    """List the images of folders, manifests and stores.
+
+    A folder has one sub-folder a class, with the images at any depth, or in `images` with `masks`
+    beside; or those below `train`, `val` and `test`; or any tree whose `metadata.csv` gives a
+    `label` a `file`. `metadata.csv`, or one Excel file a class beside its folder (the Kaggle
+    COVID-19 Radiography Database), gives groups and sources. A manifest is a .csv or .parquet
+    with the columns path, label and any of group, split, source and mask. A folder with
+    `store.json` is an earlier store.
+
+    Args:
+        inputs: at least one. Of several the paths begin with the source's or folder's name.
+        columns: {path, label, group, split, source or mask: what the tables call it}.
+        classes: {class: new name}, after each input's own mapping; may merge classes.
+        group_regex: searched in the path of a file whose group no table gives: the first
+            bracketed part, or the whole match, is its group.
+
+    Groups are not kept apart by input: one patient in two inputs stays one.
 
     Raises:
-        UserError: no such folder, no class folder, or a class without a single image file.
+        UserError: an input that is not there or holds no images, and any mistake in a table, a
+            mapping or the expression.
     """
-    if not root.is_dir():
-        raise UserError(f"no such folder: {root}")
-    class_folders = sorted(
-        folder for folder in root.iterdir() if folder.is_dir() and folder.name[0] not in "._"
+    if not inputs:
+        raise UserError("no input: name a folder, a manifest or a store")
+    for role in columns:
+        if role not in ROLES:
+            raise UserError(f"{role!r} is not a column to map: choose of {listed(ROLES)}")
+    roots = _roots(inputs)
+    parts = [
+        _list_input(given, root, prefix, columns, classes)
+        for given, root, prefix in zip(inputs, roots, _prefixes(inputs, roots), strict=True)
+    ]
+    _check_columns(columns, [name for part in parts for name in part.columns], roots)
+    _check_mapping(classes, {name for part in parts for name in part.mapped})
+    listing = Listing(
+        roots=roots,
+        files=tuple(file for part in parts for file in part.files),
+        classes=tuple(sorted({name for part in parts for name in part.classes})),
+        ignored=tuple(name for part in parts for name in part.ignored),
+        synthetic=any(part.synthetic for part in parts),
+        stores=tuple(part.store for part in parts if part.store),
     )
-    if not class_folders:
-        raise UserError(
-            f"{root} has no class folders: put the images of each class in a sub-folder"
-        )
-    metadata = _read_metadata(root / METADATA)
-    rows = len(metadata)
-    files: list[FileRecord] = []
-    ignored: list[str] = []
-    for folder in class_folders:
-        before = len(files)
-        for path in _walk(folder / "images" if (folder / "images").is_dir() else folder):
-            name = path.relative_to(root).as_posix()
-            if path.suffix.lower() in EXTENSIONS:
-                group, source = metadata.pop(name, ("", ""))
-                files.append(FileRecord(name, folder.name, group, source))
-            else:
-                ignored.append(name)
-        if len(files) == before:
-            raise UserError(f"class {folder.name!r} has no image file in {folder}")
-    # Patients that match no file would straddle the splits without a word.
-    if rows and len(metadata) == rows:
-        raise UserError(
-            f"{root / METADATA} names no file here: its column 'file' has "
-            f"{next(iter(metadata))!r}, the files are called like {files[0].path!r}"
-        )
-    return Listing(
-        root=root,
-        files=tuple(files),
-        classes=tuple(folder.name for folder in class_folders),
-        ignored=tuple(ignored),
-        synthetic=(root / SYNTHETIC_MARKER).exists(),
-    )
+    _check_spelling(listing.classes)
+    return listing if group_regex is None else _with_groups(listing, group_regex)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            yield path
+def read_bytes(uri: str) -> bytes:
+    """The bytes of a listed file.
 
-
-def _read_metadata(path: Path) -> dict[str, tuple[str, str]]:
-    if not path.is_file():
-        return {}
+    Raises:
+        ImageError: it cannot be read ("unreadable").
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
-    with io.StringIO(text, newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        if "file" not in columns:
-            raise UserError(f"{path} has no column 'file' (has: {', '.join(columns)})")
-        group_column = next((name for name in _GROUP_COLUMNS if name in columns), None)
-        return {
-            row["file"].replace("\\", "/"): (
-                (row[group_column] or "").strip() if group_column else "",
-                (row.get("source") or "").strip(),
+        return storage.read_bytes(uri)
+    except OSError as error:
+        reason = f"the file cannot be opened: {storage.cause(error)}"
+        raise ImageError("unreadable", reason) from error
+    except UserError as error:
+        raise ImageError("unreadable", f"the file cannot be opened: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One input, listed; `mapped` are its classes before the mapping of all inputs."""
+
+    mapped: frozenset[str]
+    classes: frozenset[str]
+    synthetic: bool
+    files: tuple[FileRecord, ...] = ()
+    ignored: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    store: StoreInput | None = None
+
+
+def _roots(inputs: Sequence[Input]) -> tuple[str, ...]:
+    for given in inputs:
+        if "://" in given.uri and urlsplit(given.uri).password:
+            raise UserError(
+                f"the URI of {urlsplit(given.uri).hostname!r} holds a password, which would be "
+                "written into the manifest: give credentials by the environment"
             )
-            for row in reader
-        }
+    roots = tuple(storage.absolute(given.uri) for given in inputs)
+    for place, root in enumerate(roots):
+        if root in roots[:place]:
+            raise UserError(f"{root} is given twice: name each input once")
+    return roots
+
+
+def _prefixes(inputs: Sequence[Input], roots: Sequence[str]) -> list[str]:
+    if len(inputs) == 1:
+        return [""]
+    prefixes: list[str] = []
+    for given, root in zip(inputs, roots, strict=True):
+        base = given.source or storage.plain(root).rpartition("/")[2]
+        name, number = base, 1
+        while f"{name}/" in prefixes:
+            number += 1
+            name = f"{base}-{number}"
+        prefixes.append(f"{name}/")
+    return prefixes
+
+
+def _list_input(
+    given: Input, root: str, prefix: str, columns: Mapping[str, str], classes: Mapping[str, str]
+) -> _Part:
+    if storage.is_file(root):
+        if suffix(root) not in MANIFESTS:
+            raise UserError(f"{root} is neither a folder nor a manifest (.csv or .parquet)")
+        return _list_contents(given, read_manifest(root, columns), prefix, classes)
+    if not storage.is_folder(root):
+        kind = "file" if suffix(root) in MANIFESTS else "folder"
+        raise UserError(f"no such {kind}: {given.uri}")
+    if storage.is_file(storage.join(root, STORE_INFO)):
+        return _list_store(given, root, prefix, classes)
+    return _list_contents(given, read_folder(root, columns), prefix, classes)
+
+
+def _list_store(given: Input, root: str, prefix: str, classes: Mapping[str, str]) -> _Part:
+    if "://" in root:
+        raise UserError(f"the store {given.uri} must be a local folder: copy it here")
+    try:
+        info = json.loads((Path(root) / STORE_INFO).read_text())
+        names, synthetic = list(info["classes"]), bool(info["synthetic"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{Path(root) / STORE_INFO} is not a store's: prepare it again") from error
+    mapped, rename = _renaming(given.mapping, names, classes)
+    mapping = {name: rename(name) for name in names}
+    return _Part(
+        mapped=mapped,
+        classes=frozenset(mapping.values()),
+        synthetic=synthetic,
+        store=StoreInput(Path(root), prefix, given.source, mapping),
+    )
+
+
+def _list_contents(
+    given: Input, contents: Contents, prefix: str, classes: Mapping[str, str]
+) -> _Part:
+    mapped, rename = _renaming(given.mapping, contents.classes, classes)
+    _check_claims(contents, rename)
+    files = tuple(
+        _placed(file, prefix, rename(file.label), given.source) for file in contents.files
+    )
+    return _Part(
+        mapped=mapped,
+        classes=frozenset(file.label for file in files if file.label),
+        synthetic=contents.synthetic,
+        files=files,
+        ignored=tuple(prefix + name for name in contents.ignored),
+        columns=tuple(name for table in contents.tables for name in table.columns),
+    )
+
+
+def _renaming(
+    own: Mapping[str, str], names: Iterable[str], everywhere: Mapping[str, str]
+) -> tuple[frozenset[str], Callable[[str], str]]:
+    """The classes after the input's own mapping, and the function that applies both."""
+    names = frozenset(names)
+    _check_mapping(own, names)
+
+    def rename(label: str) -> str:
+        label = own.get(label, label)
+        return everywhere.get(label, label)
+
+    return frozenset(own.get(name, name) for name in names), rename
+
+
+def _check_mapping(mapping: Mapping[str, str], names: Iterable[str]) -> None:
+    known = sorted(names)
+    for old, new in mapping.items():
+        if not new:
+            raise UserError(f"the mapping {old}= gives class {old!r} no name: write {old}=NEW")
+        if old not in known:
+            folded = {name.casefold(): name for name in known}
+            near = difflib.get_close_matches(old.casefold(), folded, n=1)
+            hint = (
+                f": did you mean {folded[near[0]]!r}?" if near else f" (there are: {listed(known)})"
+            )
+            raise UserError(f"the mapping {old}={new} names no class here{hint}")
+
+
+def _check_claims(contents: Contents, rename: Callable[[str], str]) -> None:
+    for claim in contents.claims:
+        folder, row = rename(claim.folder), rename(claim.row)
+        if folder.casefold() != row.casefold():
+            raise UserError(
+                f"{claim.table} gives {claim.path!r} the class {row!r}, its folder {folder!r}: "
+                "correct the row, move the file, or map one class to the other"
+            )
+
+
+def _placed(file: FileRecord, prefix: str, label: str, source: str) -> FileRecord:
+    meta = file.meta
+    if source and file.source:
+        meta = {**meta, "source": file.source}
+    return dataclasses.replace(
+        file, path=prefix + file.path, label=label, source=source or file.source, meta=meta
+    )
+
+
+def _check_columns(columns: Mapping[str, str], known: Sequence[str], roots: Sequence[str]) -> None:
+    for role, name in columns.items():
+        if name not in known:
+            raise UserError(
+                f"no table of {listed(roots)} has the column {name!r} for {role} "
+                f"(has: {listed(dict.fromkeys(known))})"
+            )
+
+
+def _check_spelling(classes: Sequence[str]) -> None:
+    folded: dict[str, str] = {}
+    for name in classes:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(
+                f"the classes {other!r} and {name!r} differ in letter case only: "
+                f"map {other}={name} if they are one"
+            )
+
+
+def _with_groups(listing: Listing, expression: str) -> Listing:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UserError(f"the group expression {expression!r} is not valid: {error}") from error
+    found = [pattern.search(file.path) for file in listing.files]
+    if listing.files and not any(found):
+        raise UserError(
+            f"the group expression {expression!r} matches no file, "
+            f"such as {listing.files[0].path!r}"
+        )
+    files = tuple(
+        dataclasses.replace(file, group=match[min(pattern.groups, 1)] or "")
+        if match and not file.group
+        else file
+        for file, match in zip(listing.files, found, strict=True)
+    )
+    return dataclasses.replace(listing, files=files)

@@ -1,45 +1,51 @@
 """Store to batches: Ray Data reads, augments and orders; a worker iterates its own share.
 
-Each worker streams Ray Datasets of row numbers, which tasks anywhere on the cluster turn into
-augmented pixels straight from the mapped shards, a window of some thousand rows at a time; the
-next one is made while the worker consumes this one. The order is a permutation of the whole split
-that every worker computes for itself from (seed, epoch); of each global batch a worker takes its
-slice. So N workers see in every step the records one worker would, each record once an epoch, and
-no barrier is needed between them.
+A worker runs one Ray Data execution over many epochs. Its source names pieces of the order (epoch,
+first and last place), a few hundred records each; tasks anywhere on the cluster work out which
+records those are, map the shards and augment; the blocks come back in order and are cut into
+batches as views. The order is a permutation of the split that everyone computes alike from (seed,
+epoch); of each global batch a worker takes its slice. So N workers see in every step the records
+one worker would, each record once an epoch, and no barrier is needed between them. What was tried
+and measured is in docs/decisions/stream.md.
 """
 
 import functools
+import math
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import ray
 import ray.data
+from ray.data import ExecutionResources, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from ctray.config import AugmentConfig, PreprocessSpec
+from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
 from ctray.data.preprocess import apply_tone, stored_to_input
 from ctray.data.store import Store, read_image
 from ctray.errors import UserError
 
-# A task costs some milliseconds of overhead; this many images make that small and still let the
-# first batch come soon.
-_ROWS_A_TASK = 128
-# Windows bound the memory, and keep Ray Data's scheduling loop from running all the time: beside
-# a consumer slower than the tasks it spins, and took two thirds of a training worker's speed
-# (docs/decisions/stream.md). The first is small, so that the first batch comes soon.
-_WINDOW_ROWS, _FIRST_WINDOW_ROWS = 2048, 256
+# A block costs some milliseconds of Ray's bookkeeping; this size makes that small.
+_BLOCK_BYTES = 24 * 2**20
+# The first blocks are small, so that the first batch comes soon.
+_FIRST_ROWS = 64
+# Pieces one execution is given: their references are made before the first batch.
+_PIECES_AN_EXECUTION = 256
+# Blocks that may wait in the object store for a worker that is slower than the tasks.
+_WAITING_BLOCKS = 8
 # Augmenting is light beside training: reserve little, so that the tasks fit beside the workers.
 TASK_CPUS = 0.1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's share of a worker.
+    """One step's share of a worker; the arrays are read-only.
 
     Attributes:
         images: uint8 (n, image_size, image_size).
@@ -68,53 +74,80 @@ class Stream:
         return self.store.records(self.split)
 
     def training(
-        self, augment: AugmentConfig, seed: int, epoch: int, batch_size: int
+        self,
+        augment: AugmentConfig,
+        seed: int,
+        epochs: range,
+        batch_size: int,
+        sampling: Sampling = "natural",
     ) -> Iterator[Batch]:
-        """Augmented batches of one epoch, `batch_size` records over all workers each.
+        """Augmented batches of these epochs, `batch_size` records over all workers each.
 
-        The records that do not fill a last batch wait for another epoch's order.
+        Every epoch has `steps_per_epoch` batches; the records that do not fill a last batch wait
+        for another epoch's order. `balanced` draws every class equally often.
         """
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.records))
-        steps = steps_per_epoch(len(order), batch_size)
+        steps = steps_per_epoch(len(self.records), batch_size)
         share = batch_size // self.world
-        rows = order[: steps * batch_size].reshape(steps, self.world, share)[:, self.rank].ravel()
-        ids = self.records["id"].to_numpy()[rows]
-        keys = np.array([record_key(seed, epoch, record) for record in ids], np.uint64)
-        return self._batches(rows, keys, augment, share)
+        order = _Order(self.split, self.rank, self.world, steps, share, seed, sampling)
+        pieces = [
+            (epoch, start, stop)
+            for epoch in epochs
+            for start, stop in _cut(steps * share, share, self._rows_a_block, epoch == epochs[0])
+        ]
+        return self._batches(order, augment, pieces, share)
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This worker's part of the split, unchanged, in order; all workers' parts add up to it."""
-        rows = np.arange(self.rank, len(self.records), self.world)
-        return self._batches(rows, np.zeros(len(rows), np.uint64), None, batch_size)
+        order = _Order(self.split, self.rank, self.world, 0, 0, 0, "natural")
+        rows = len(range(self.rank, len(self.records), self.world))
+        pieces = [(-1, *piece) for piece in _cut(rows, batch_size, self._rows_a_block, True)]
+        return self._batches(order, None, pieces, batch_size)
+
+    @property
+    def _rows_a_block(self) -> int:
+        return max(1, _BLOCK_BYTES // self.spec.image_size**2)
 
     def _batches(
-        self, rows: np.ndarray, keys: np.ndarray, augment: AugmentConfig | None, batch_size: int
+        self,
+        order: "_Order",
+        augment: AugmentConfig | None,
+        pieces: list[tuple[int, int, int]],
+        batch_size: int,
     ) -> Iterator[Batch]:
-        records = self.records.iloc[rows]
-        labels = self.store.labels(records)
-        table = pa.table(
-            {
-                "position": rows,
-                "label": labels,
-                "shard": records["shard"].to_numpy(),
-                "row": records["row"].to_numpy(),
-                "key": keys,
-            }
+        work = _Work(str(self.store.root), self.store.version, self.spec, augment, order)
+        for start in range(0, len(pieces), _PIECES_AN_EXECUTION):
+            dataset = self._dataset(work, pieces[start : start + _PIECES_AN_EXECUTION])
+            # Whole blocks come as views into the object store; so do the batches cut from them.
+            for block in dataset.iter_batches(batch_size=None):
+                arrays = [np.asarray(block[name]) for name in ("image", "label", "position")]
+                for first in range(0, len(arrays[0]), batch_size):
+                    yield Batch(*(array[first : first + batch_size] for array in arrays))
+
+    def _dataset(self, work: "_Work", pieces: list[tuple[int, int, int]]) -> ray.data.Dataset:
+        # `from_arrow` would first run a task of one whole CPU, which beside the training workers
+        # may never come free.
+        source = ray.data.from_blocks(
+            [
+                pa.table({"epoch": [epoch], "start": [start], "stop": [stop]})
+                for epoch, start, stop in pieces
+            ]
         )
-        make = functools.partial(
-            _make_window, root=str(self.store.root), spec=self.spec, augment=augment
+        source.context.enable_progress_bars = False
+        source.context.custom_execution_callback_classes = [_Pause]
+        options = source.context.execution_options
+        # Without it blocks come in the order tasks finish, and runs could not be repeated.
+        options.preserve_order = True
+        options.resource_limits = ExecutionResources(
+            object_store_memory=_WAITING_BLOCKS * self._rows_a_block * self.spec.image_size**2
         )
-        windows = list(_windows(table, batch_size))
-        if not windows:  # more workers than records
-            return
-        with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(make, windows[0])
-            for following in [*windows[1:], None]:
-                window = pending.result()
-                if following is not None:
-                    pending = ahead.submit(make, following)
-                for batch in window.iter_batches(batch_size=batch_size):
-                    yield Batch(*(np.asarray(batch[key]) for key in ("image", "label", "position")))
+        tasks = math.ceil(ray.cluster_resources().get("CPU", 1) / self.world) + 1
+        return source.map_batches(
+            _load,
+            batch_size=None,
+            num_cpus=TASK_CPUS,
+            compute=TaskPoolStrategy(min(tasks, len(pieces))),
+            fn_args=(work,),
+        )
 
 
 def steps_per_epoch(records: int, batch_size: int) -> int:
@@ -131,50 +164,130 @@ def steps_per_epoch(records: int, batch_size: int) -> int:
     return records // batch_size
 
 
-def _windows(table: pa.Table, batch_size: int) -> Iterator[pa.Table]:
-    """Cut the rows into windows of whole batches."""
-    start, rows = 0, _FIRST_WINDOW_ROWS
-    while start < table.num_rows:
-        length = max(1, rows // batch_size) * batch_size
-        yield table.slice(start, length)
-        start, rows = start + length, _WINDOW_ROWS
+class _Pause(ExecutionCallback):
+    """Let the scheduling loop sleep between its steps.
+
+    It runs in the consumer's process. When the consumer is slower than the tasks, which training on
+    a CPU always is, it has nothing to wait for, spins and takes the interpreter: two thirds of the
+    training speed were lost to it.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(0.005)
 
 
-def _make_window(
-    table: pa.Table, root: str, spec: PreprocessSpec, augment: AugmentConfig | None
-) -> ray.data.Dataset:
-    """Run Ray Data over one window: row numbers in, pixels in the object store, order kept."""
-    pieces = [table.slice(start, _ROWS_A_TASK) for start in range(0, table.num_rows, _ROWS_A_TASK)]
-    # `from_arrow` would first run a task of one whole CPU, which beside the training workers may
-    # never come free.
-    dataset = ray.data.from_blocks(pieces).map_batches(
-        _load,
-        batch_size=None,
-        num_cpus=TASK_CPUS,
-        fn_kwargs={"root": root, "spec": spec, "augment": augment},
-    )
-    # Without it batches come in the order tasks finish, and runs could not be repeated.
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False
-    return dataset.materialize()
+@dataclass(frozen=True)
+class _Order:
+    """Which records a worker sees in an epoch, worked out alike by everyone who asks.
+
+    `steps` is 0 for the worker's part of the split in its own order.
+    """
+
+    split: str
+    rank: int
+    world: int
+    steps: int
+    share: int
+    seed: int
+    sampling: Sampling
+
+    def rows(self, store: Store, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers (int64) and keys (uint64) of this worker's records in order."""
+        records = _records(store, self.split)
+        if self.steps == 0:
+            rows = np.arange(self.rank, len(records), self.world)
+            return rows, np.zeros(len(rows), np.uint64)
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.sampling == "balanced":
+            drawn, turns = _balanced(store.labels(records), generator)
+        else:
+            drawn, turns = generator.permutation(len(records)), np.zeros(len(records), int)
+        places = np.arange(self.steps * self.world * self.share)
+        mine = places.reshape(self.steps, self.world, self.share)[:, self.rank].ravel()
+        rows, turns = drawn[mine], turns[mine]
+        ids = records["id"].to_numpy()[rows]
+        # A record drawn again in the same epoch looks different.
+        names = [f"{id_}/{turn}" if turn else id_ for id_, turn in zip(ids, turns, strict=True)]
+        return rows, np.array([record_key(self.seed, epoch, name) for name in names], np.uint64)
 
 
-def _load(
-    rows: dict[str, np.ndarray], root: str, spec: PreprocessSpec, augment: AugmentConfig | None
-) -> dict[str, Any]:
+def _balanced(labels: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """As many draws as records, every class equally often: rows, and which turn of theirs."""
+    classes = np.unique(labels)
+    rows, turns = [], []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        rounds = math.ceil(math.ceil(len(labels) / len(classes)) / len(members))
+        rows.append(np.concatenate([generator.permutation(members) for _ in range(rounds)]))
+        turns.append(np.repeat(np.arange(rounds), len(members)))
+    # The k-th draw of every class, then the next of every class: any length is balanced.
+    count = math.ceil(len(labels) / len(classes))
+    all_rows = np.stack([row[:count] for row in rows], axis=1).ravel()[: len(labels)]
+    all_turns = np.stack([turn[:count] for turn in turns], axis=1).ravel()[: len(labels)]
+    shuffled = generator.permutation(len(labels))
+    return all_rows[shuffled], all_turns[shuffled]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a task needs to know to make any block of a stream."""
+
+    root: str
+    version: int
+    spec: PreprocessSpec
+    augment: AugmentConfig | None
+    order: _Order
+
+
+def _cut(rows: int, batch_size: int, rows_a_block: int, first: bool) -> Iterator[tuple[int, int]]:
+    """Places in the order from block to block: whole batches, the first ones small if asked."""
+    start, target = 0, _FIRST_ROWS if first else rows_a_block
+    while start < rows:
+        whole = max(1, min(target, rows_a_block) // batch_size) * batch_size
+        yield start, min(start + whole, rows)
+        start, target = start + whole, target * 2
+
+
+def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
+    """One block: read the mapped shards, tone, augment."""
     cv2.setNumThreads(1)
-    if augment is None:
-        images = [
-            stored_to_input(read_image(root, shard, row), spec)
-            for shard, row in zip(rows["shard"], rows["row"], strict=True)
-        ]
+    store = _store(work.root, work.version)
+    rows, keys = _rows(work, int(piece["epoch"][0]))
+    cut = slice(int(piece["start"][0]), int(piece["stop"][0]))
+    rows, keys = rows[cut], keys[cut]
+    records = _records(store, work.order.split).iloc[rows]
+    stored = [
+        read_image(work.root, shard, row)
+        for shard, row in zip(records["shard"], records["row"], strict=True)
+    ]
+    if work.augment is None:
+        images = np.stack([stored_to_input(image, work.spec) for image in stored])
     else:
-        augmenter = _augmenter(augment, spec.image_size)
-        images = [
-            augmenter(apply_tone(read_image(root, shard, row), spec.tone), int(key))
-            for shard, row, key in zip(rows["shard"], rows["row"], rows["key"], strict=True)
-        ]
-    return {"image": np.stack(images), "label": rows["label"], "position": rows["position"]}
+        toned = [apply_tone(image, work.spec.tone) for image in stored]
+        images = _augmenter(work.augment, work.spec.image_size).batch(toned, keys)
+    return {"image": images, "label": store.labels(records), "position": rows}
+
+
+# Kept in the task's process from block to block.
+
+
+@functools.lru_cache(maxsize=2)
+def _store(root: str, version: int) -> Store:
+    return Store.open(Path(root), version)
+
+
+@functools.lru_cache(maxsize=4)
+def _records_of(root: str, version: int, split: str) -> pd.DataFrame:
+    return _store(root, version).records(split)
+
+
+def _records(store: Store, split: str) -> pd.DataFrame:
+    return _records_of(str(store.root), store.version, split)
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(work: _Work, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    return work.order.rows(_store(work.root, work.version), epoch)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ctray.bundle import versions
-from ctray.data.decode import decode_image, read_file
+from ctray.data.decode import decode_image
 from ctray.data.preprocess import stored_to_input, to_input
-from ctray.data.records import FileRecord, list_folder
+from ctray.data.records import FileRecord, list_folder, read_bytes
 from ctray.data.store import Store, is_store, read_image, record_id
 from ctray.engine.batch import Outcome, predict_many, row
 from ctray.engine.predictor import Predictor
@@ -76,7 +76,8 @@ def evaluate(
             raise UserError(f"--split {split} needs a store; {data} is not one")
         listing = list_folder(data)
         _check_classes(predictor, listing.classes)
-        scored = _score_folder(predictor, data, listing.files, seen)
+        files = tuple(file for file in listing.files if file.label)
+        scored = _score_folder(predictor, files, seen)
         fingerprint, synthetic = _fingerprint(scored), listing.synthetic
         shown_split = None
     frame = pd.DataFrame(scored.rows)
@@ -163,15 +164,13 @@ def _score_store(predictor: Predictor, store: Store, split: str, seen: _Seen) ->
     return scored
 
 
-def _score_folder(
-    predictor: Predictor, data: Path, files: tuple[FileRecord, ...], seen: _Seen
-) -> Scored:
+def _score_folder(predictor: Predictor, files: tuple[FileRecord, ...], seen: _Seen) -> Scored:
     spec = predictor.bundle.info.preprocess
     scored = Scored()
     ids: dict[str, str] = {}
 
     def load(file: FileRecord) -> np.ndarray | None:
-        image = decode_image(read_file(data / file.path))
+        image = decode_image(read_bytes(file.uri))
         ids[file.path] = record_id(image)
         return None if seen.leaves_out(ids[file.path]) else to_input(image, spec)
 

@@ -81,31 +81,31 @@ class Training:
 
     def run(self) -> None:
         """All epochs, with an evaluation every part of an epoch."""
-        recipe, step, start = self.recipe, 0, time.monotonic()
+        recipe, start = self.recipe, time.monotonic()
         due = {
             math.ceil(self.steps * part / recipe.evaluations_per_epoch)
             for part in range(1, recipe.evaluations_per_epoch + 1)
         }
-        for epoch in range(recipe.epochs):
-            losses: list[torch.Tensor] = []
-            mark = time.monotonic()
-            batches = self.train.training(recipe.augment, recipe.seed, epoch, recipe.batch_size)
-            for in_epoch, batch in enumerate(batches, start=1):
-                losses.append(self.step(batch.images, batch.labels))
-                step += 1
-                if in_epoch not in due:
-                    continue
-                loss = self.mean_over_workers(torch.stack(losses).mean(), step)
-                row = {
-                    "step": step,
-                    "epoch": round(epoch + in_epoch / self.steps, 4),
-                    "train_loss": loss,
-                    "lr": self.schedule.get_last_lr()[0],
-                    "images_per_s": len(losses) * recipe.batch_size / (time.monotonic() - mark),
-                }
-                row |= self.evaluate() | {"seconds": time.monotonic() - start}
-                self.report(row)
-                losses, mark = [], time.monotonic()
+        batches = self.train.training(
+            recipe.augment, recipe.seed, range(recipe.epochs), recipe.batch_size, recipe.sampling
+        )
+        losses: list[torch.Tensor] = []
+        mark = time.monotonic()
+        for step, batch in enumerate(batches, start=1):
+            losses.append(self.step(batch.images, batch.labels))
+            if (step - 1) % self.steps + 1 not in due:
+                continue
+            loss = self.mean_over_workers(torch.stack(losses).mean(), step)
+            row = {
+                "step": step,
+                "epoch": round(step / self.steps, 4),
+                "train_loss": loss,
+                "lr": self.schedule.get_last_lr()[0],
+                "images_per_s": len(losses) * recipe.batch_size / (time.monotonic() - mark),
+            }
+            row |= self.evaluate() | {"seconds": time.monotonic() - start}
+            self.report(row)
+            losses, mark = [], time.monotonic()
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> torch.Tensor:
         """One optimizer step on this worker's share of the batch; returns its loss."""

@@ -1,16 +1,23 @@
 """The store: nothing lost silently, nothing half-written, the same twice."""
 
+import contextlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
 
 from ctray.data.decode import decode_image
+from ctray.data.prepare import Options, prepare
 from ctray.data.preprocess import to_store
-from ctray.data.records import list_folder
-from ctray.data.store import Store, prepare
+from ctray.data.records import Input, list_folder, list_inputs
+from ctray.data.store import Store
 from ctray.errors import UserError
 
 
@@ -49,14 +56,18 @@ def test_bad_files_are_quarantined_with_their_reason(
     shutil.copy(normal, copy / "Normal" / "images" / "again.png")
     shutil.copy(first_image(copy, "Lung_Opacity"), copy / "COVID" / "images" / "stolen.png")
     (copy / "Normal" / "images" / "notes.txt").write_text("not an image by name")
-    store = prepare(list_folder(copy), tmp_path / "store", size=64)
+    store = prepare(list_folder(copy), tmp_path / "store", Options(size=64))
     lost = store.manifest[store.manifest["status"] != "ok"].set_index("path")
     # The stolen picture and the one it was copied from: nobody knows which label is right.
-    assert len(lost) == 5
     assert "not an image" in lost.loc["COVID/images/text.png", "reason"]
     assert "truncated" in lost.loc["COVID/images/cut.png", "reason"]
-    again = lost[lost["status"] == "duplicate"]
-    assert set(again["label"]) == {"COVID", "Lung_Opacity", "Normal"}
+    assert lost["status"].to_dict() == {
+        "COVID/images/text.png": "unreadable",
+        "COVID/images/cut.png": "truncated",
+        "Normal/images/again.png": "duplicate",
+        "COVID/images/stolen.png": "conflict",
+        first_image(copy, "Lung_Opacity").relative_to(copy).as_posix(): "conflict",
+    }
     assert "different labels" in lost.loc["COVID/images/stolen.png", "reason"]
     assert store.ignored == ("Normal/images/notes.txt",)
     assert len(store.records("all")) == 320 - 1
@@ -65,10 +76,10 @@ def test_bad_files_are_quarantined_with_their_reason(
 def test_the_fingerprint_follows_content_not_place_or_order(
     store: Store, copy: Path, tmp_path: Path
 ) -> None:
-    same = prepare(list_folder(copy), tmp_path / "same", size=96)
+    same = prepare(list_folder(copy), tmp_path / "same", Options(size=96))
     assert same.fingerprint == store.fingerprint
     first_image(copy, "Normal").unlink()
-    other = prepare(list_folder(copy), tmp_path / "other", size=96)
+    other = prepare(list_folder(copy), tmp_path / "other", Options(size=96))
     assert other.fingerprint != store.fingerprint
 
 
@@ -77,7 +88,7 @@ def test_a_folder_a_class_without_images_folders_works(
 ) -> None:
     for label in ("COVID", "Normal"):
         shutil.copytree(images / label / "images", tmp_path / "flat" / label)
-    store = prepare(list_folder(tmp_path / "flat"), tmp_path / "store", size=64)
+    store = prepare(list_folder(tmp_path / "flat"), tmp_path / "store", Options(size=64))
     assert store.classes == ("COVID", "Normal")
     assert not store.synthetic, "the marker lies beside the classes and was not copied"
 
@@ -109,9 +120,200 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
         (out / "mine.txt").write_text("mine")
         match = "not empty"
     with pytest.raises(UserError, match=match):
-        prepare(list_folder(data), out, size=64)
+        prepare(list_folder(data), out, Options(size=64))
     left = sorted(path.name for path in out.parent.rglob("*"))
     assert left == (["mine.txt", "store"] if mistake == "taken" else [])
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(store: Store, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    rows = tmp_path / "store.partial" / "rows"
+    command = [sys.executable, "-m", "ctray", "prepare", str(images), "--out", str(out)]
+    command += ["--size", "96"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not list(rows.glob("*.parquet")):
+        assert process.poll() is None, "it ended before it wrote a shard"
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=60)
+    assert not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in rows.glob("*.parquet")}
+    shards = {path.stem for path in kept}
+    assert prepare(list_folder(images), out, Options(size=96)).fingerprint == store.fingerprint
+    assert not rows.exists()
+    for shard in shards:
+        written = (out / "shards" / f"{shard}.arrow").stat().st_mtime_ns
+        assert written < min(kept.values()) + 1, "the finished shard was made again"
+
+
+def test_changed_files_are_read_again_after_a_kill(
+    copy: Path, cluster: None, tmp_path: Path
+) -> None:
+    out = tmp_path / "store"
+    before = prepare(list_folder(copy), out, Options(size=64))
+    # What an interrupted run leaves: everything but store.json, with the plan and the rows.
+    changed = first_image(copy, "Normal")
+    cv2.imwrite(str(changed), 255 - cv2.imread(str(changed), 0))
+    partial = tmp_path / "again.partial"
+    shutil.copytree(out / "shards", partial / "shards")
+    (partial / "rows").mkdir()
+    (partial / "plan.json").write_text("of other files")
+    after = prepare(list_folder(copy), tmp_path / "again", Options(size=64))
+    assert after.fingerprint != before.fingerprint
+
+
+def test_appending_moves_nothing_and_keeps_the_earlier_version(
+    cluster: None, copy: Path, tmp_path: Path
+) -> None:
+    later = tmp_path / "later"
+    for label in ("COVID", "Normal"):
+        (later / label).mkdir(parents=True)
+        for path in sorted((copy / label / "images").iterdir())[:30]:
+            path.rename(later / label / path.name)
+    out = tmp_path / "store"
+    before = prepare(list_folder(copy), out, Options(size=64))
+    # A copy of a picture that is there already, and one under another label.
+    known = first_image(copy, "Lung_Opacity")
+    shutil.copy(known, later / "COVID" / "known.png")
+    after = prepare(list_folder(later), out, Options(size=64), append=True)
+    assert (before.version, after.version) == (1, 2)
+    old, new = (s.manifest.set_index("path") for s in (before, after))
+    assert len(after.records("all")) == 320 - 1
+    assert new.loc["COVID/known.png", "status"] == "conflict"
+    same = old.index[new.loc[old.index, "status"] == "ok"]
+    assert len(same) == len(old) - 1
+    for column in ("id", "group", "split", "shard", "row"):
+        assert (old.loc[same, column] == new.loc[same, column]).all(), column
+    assert after.records("all").groupby("group")["split"].nunique().max() == 1
+    again = Store.open(out, 1)
+    assert again.fingerprint == before.fingerprint
+    assert np.array_equal(again.images(again.records("val")), before.images(before.records("val")))
+    expected = to_store(decode_image((later / "COVID" / "known.png").read_bytes()), 64)
+    row = after.manifest[after.manifest["path"] == "COVID/known.png"]
+    assert np.array_equal(after.images(row)[0], expected)
+    with pytest.raises(UserError, match="nothing to append"):
+        prepare(list_folder(later), out, Options(size=64), append=True)
+
+
+def test_an_interrupted_append_leaves_the_earlier_version(
+    cluster: None, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = tmp_path / "later" / "COVID"
+    later.mkdir(parents=True)
+    first_image(copy, "COVID").rename(later / "late.png")
+    out = tmp_path / "store"
+    before = prepare(list_folder(copy), out, Options(size=64))
+    real = os.replace
+
+    def stop_before_the_end(source: Path, target: Path) -> None:
+        if Path(target).name == "store.json":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr("ctray.data.prepare.os.replace", stop_before_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(list_folder(later.parent), out, Options(size=64), append=True)
+    monkeypatch.undo()
+    assert Store.open(out).fingerprint == before.fingerprint
+    assert len(Store.open(out).manifest) == len(before.manifest)
+    after = prepare(list_folder(later.parent), out, Options(size=64), append=True)
+    assert after.version == 2
+    assert len(after.records("all")) == 320
+
+
+def test_an_earlier_store_joins_another_input(cluster: None, copy: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    shutil.move(copy / "COVID", later / "covid")
+    first = prepare(list_folder(copy), tmp_path / "first", Options(size=64))
+    inputs = [Input(str(tmp_path / "first")), Input(str(later), source="later")]
+    both = prepare(
+        list_inputs(inputs, classes={"covid": "COVID"}), tmp_path / "both", Options(size=64)
+    )
+    assert both.classes == ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
+    assert len(both.records("all")) == 320
+    added = both.manifest[both.manifest["label"] == "COVID"]
+    assert set(added["source"]) == {"later"}
+    kept = both.manifest.set_index("id").loc[first.manifest["id"]]
+    assert kept["split"].tolist() == first.manifest["split"].tolist()
+    with pytest.raises(UserError, match="holds 64 px images: add --size 64"):
+        prepare(list_inputs(inputs), tmp_path / "other", Options(size=96))
+
+
+def ready_made(images: Path, root: Path) -> Path:
+    """Split folders without a patient in two of them, from a folder in the Kaggle layout."""
+    table = pd.read_csv(images / "metadata.csv")
+    for _, row in table.iterrows():
+        split = "test" if sum(row["patient_id"].encode()) % 4 == 0 else "train"
+        label = row["file"].split("/")[0]
+        (root / split / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / row["file"], root / split / label / Path(row["file"]).name)
+    return root
+
+
+def test_a_given_split_is_kept_and_its_train_lends_val(
+    cluster: None, images: Path, tmp_path: Path
+) -> None:
+    root = ready_made(images, tmp_path / "given")
+    store = prepare(list_folder(root), tmp_path / "store", Options(size=64))
+    records = store.records("all")
+    given = records["path"].str.split("/").str[0]
+    assert (given[records["split"] == "test"] == "test").all()
+    assert (given[records["split"] != "test"] == "train").all()
+    assert 0.05 < (records["split"] == "val").sum() / (given == "train").sum() < 0.25
+    anew = prepare(
+        list_folder(root), tmp_path / "anew", Options(size=64, fractions=(0.5, 0.2, 0.3))
+    )
+    assert len(anew.records("test")) / 320 == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_leak_in_a_given_split_stops_and_names_the_records(
+    cluster: None, images: Path, tmp_path: Path
+) -> None:
+    root = ready_made(images, tmp_path / "given")
+    stolen = next((root / "train" / "Normal").iterdir())
+    again = cv2.imencode(".jpg", cv2.imread(str(stolen), 0), [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    (root / "test" / "Normal" / "again.jpg").write_bytes(again.tobytes())
+    with pytest.raises(UserError, match="leak: ") as leak:
+        prepare(list_folder(root), tmp_path / "store", Options(size=64))
+    assert f"train/Normal/{stolen.name} (train)" in str(leak.value)
+    assert "test/Normal/again.jpg (test)" in str(leak.value)
+
+
+def test_strict_makes_a_fault_an_error(cluster: None, copy: Path, tmp_path: Path) -> None:
+    (copy / "COVID" / "images" / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"--strict: 1 of 321 .*COVID/images/text.png"):
+        prepare(list_folder(copy), tmp_path / "store", Options(size=64, strict=True))
+    assert not (tmp_path / "store").exists()
+
+
+def test_masks_travel_with_their_images(cluster: None, copy: Path, tmp_path: Path) -> None:
+    image = first_image(copy, "COVID")
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:48] = 255
+    cv2.imwrite(str(copy / "COVID" / "masks" / image.name), mask)
+    shutil.rmtree(copy / "Normal" / "masks")
+    store = prepare(list_folder(copy), tmp_path / "store", Options(size=64))
+    records = store.records("all")
+    assert (records["mask"] == (records["label"] != "Normal")).all()
+    masks = store.masks(records)
+    assert masks[~records["mask"].to_numpy()].max() == 0
+    (one,) = masks[(records["path"] == f"COVID/images/{image.name}").to_numpy()]
+    assert one[:32].min() == 255
+    assert one[32:].max() == 0
+
+
+def test_a_colour_photograph_is_stored_with_a_warning(
+    cluster: None, copy: Path, tmp_path: Path
+) -> None:
+    photograph = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    cv2.imwrite(str(copy / "COVID" / "images" / "holiday.png"), photograph)
+    store = prepare(list_folder(copy), tmp_path / "store", Options(size=64))
+    warned = store.manifest[store.manifest["warning"] != ""]
+    assert warned["path"].tolist() == ["COVID/images/holiday.png"]
+    assert warned["status"].tolist() == ["ok"]
 
 
 def test_real_radiographs(cluster: None, radiographs: Path, tmp_path: Path) -> None:

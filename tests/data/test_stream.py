@@ -18,7 +18,11 @@ AUGMENT = AugmentConfig(policy="strong", strength=0.6)
 
 def epoch(store: Store, world: int, number: int = 0, seed: int = 1) -> list[list[Batch]]:
     return [
-        list(Stream(store, "train", SPEC, rank, world).training(AUGMENT, seed, number, 16))
+        list(
+            Stream(store, "train", SPEC, rank, world).training(
+                AUGMENT, seed, range(number, number + 1), 16
+            )
+        )
         for rank in range(world)
     ]
 
@@ -73,4 +77,4 @@ def test_labels_are_the_records(store: Store) -> None:
 
 def test_a_batch_larger_than_the_data_is_one_sentence(store: Store) -> None:
     with pytest.raises(UserError, match="batch_size=4096 is larger than"):
-        next(Stream(store, "train", SPEC, 0, 1).training(AUGMENT, 0, 0, 4096))
+        next(Stream(store, "train", SPEC, 0, 1).training(AUGMENT, 0, range(1), 4096))

@@ -1,0 +1,110 @@
+"""Which records belong together, and whether a given split tears them apart.
+
+A group is everything tied together by a patient, a study, a series or the same picture: the hard
+unit that never straddles two splits.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ctray.data.split import SPLITS, position, split_groups, split_of
+from ctray.errors import UserError
+
+# Names of one patient may stand in the table and in the DICOM file: they are one space of names.
+_TIES = {"patient": "patient", "tagged": "patient", "study": "study", "series": "series"}
+_NAMED_AFTER = ("patient", "tagged", "study", "series", "id")
+
+
+def group_records(records: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.Series:
+    """Group of each record.
+
+    Args:
+        records: columns id, patient, tagged (patient as the DICOM file says), study, series and
+            earlier (its group in an earlier version); empty texts where unknown; index 0..n-1.
+        pairs: positions of records that show the same picture.
+
+    Returns:
+        Names, aligned: the earlier group where there is one, else the first by name of the
+        patients, of the studies, of the series or of the ids that are tied together.
+    """
+    count = len(records)
+    left = [first for first, _ in pairs]
+    right = [second for _, second in pairs]
+    nodes = count
+    ties = pd.DataFrame(
+        {
+            "at": np.tile(np.arange(count), len(_TIES) + 2),
+            "space": np.repeat([*_TIES.values(), "earlier", "id"], count),
+            "name": pd.concat([records[c] for c in (*_TIES, "earlier", "id")]).to_numpy(),
+        }
+    )
+    ties = ties[ties["name"] != ""]
+    if len(ties):
+        keys = ties.groupby(["space", "name"], sort=False).ngroup().to_numpy()
+        left += ties["at"].tolist()
+        right += (count + keys).tolist()
+        nodes += int(keys.max()) + 1
+    edges = coo_array((np.ones(len(left)), (left, right)), shape=(nodes, nodes))
+    component = pd.Series(connected_components(edges, directed=False)[1][:count])
+    name = pd.Series("", index=records.index)
+    for column in ("earlier", *_NAMED_AFTER):
+        known = records[column].where(records[column] != "")
+        first = known.groupby(component.to_numpy()).transform("min").fillna("")
+        name = name.where(name != "", first)
+    return name
+
+
+def assign_splits(
+    records: pd.DataFrame, fractions: tuple[float, float, float], given: bool
+) -> pd.Series:
+    """Split of each record.
+
+    Args:
+        records: columns path, label, group, earlier_split (in an earlier version of the store) and
+            given_split (by its folder or table); empty texts where there is none.
+        fractions: shares of train, val and test for the groups that have no split yet.
+        given: whether given splits are kept.
+
+    Raises:
+        UserError: a leak: one group has records in two splits.
+    """
+    fixed = records["earlier_split"]
+    if given:
+        fixed = fixed.where(fixed != "", records["given_split"])
+    known = records.assign(fixed=fixed)[fixed != ""]
+    _check_leaks(known)
+    splits = dict(zip(known["group"], known["fixed"], strict=True))
+    if given and "val" not in set(splits.values()) and fractions[1] > 0:
+        # Ready-made sets often have train and test only: what chooses the checkpoint must not be
+        # the test split, so a part of train does.
+        share = (1 - fractions[1], fractions[1], 0.0)
+        earlier = set(records.loc[records["earlier_split"] != "", "group"])
+        for group in splits.keys() - earlier:
+            if splits[group] == "train":
+                splits[group] = split_of(position(group), share)
+    assigned = split_groups(
+        records["group"].tolist(), records["label"].tolist(), fractions, fixed=splits
+    )
+    return records["group"].map(assigned)
+
+
+def _check_leaks(known: pd.DataFrame) -> None:
+    torn = known.groupby("group")["fixed"].nunique()
+    torn = torn[torn > 1]
+    if torn.empty:
+        return
+    members = known[known["group"] == torn.index[0]]
+    named = [
+        f"{members.loc[members['fixed'] == split, 'path'].iloc[0]} ({split})"
+        for split in SPLITS
+        if (members["fixed"] == split).any()
+    ]
+    more = f", and {len(torn) - 1} more groups" if len(torn) > 1 else ""
+    raise UserError(
+        f"leak: {' and '.join(named)} show one patient, series or picture (group "
+        f"{torn.index[0]!r}){more}: put them into one split, or split anew with --fractions"
+    )
