@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctray import __version__
-from ctray.config import Recipe, parse_assignments
+from ctray.config import PreprocessSpec, Recipe, parse_assignments
 from ctray.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,6 +109,38 @@ def prepare(
     print_store(store)
     print(f"report: {out / 'report.html'}")
     print(f"store: {out}")
+
+
+@app.command()
+def augment(
+    store: Annotated[Path, typer.Argument(help="Store.")],
+    preview: Annotated[Path, typer.Option(help="PNG to write.")],
+    config: Annotated[Path | None, typer.Option(help="YAML recipe.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe; repeat.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the run; also picks the images. Default: the recipe's.")
+    ] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="Which pass, from 0.")] = 0,
+) -> None:
+    """Draw training images as every augmentation policy, and the recipe, changes them.
+
+    Example: ctray augment store --preview preview.png --set augment.strength=0.8
+    """
+    if preview.suffix.lower() != ".png":
+        raise UserError(f"--preview {preview}: the name must end in .png")
+    overrides = parse_assignments(set_ or [])
+    recipe = Recipe.load(config, overrides | ({} if seed is None else {"seed": seed}))
+
+    from ctray.data.preview import draw_preview
+    from ctray.data.store import Store
+
+    opened = Store.open(store)
+    spec = PreprocessSpec(store_size=opened.size, tone=recipe.tone, image_size=recipe.image_size)
+    preview.parent.mkdir(parents=True, exist_ok=True)
+    draw_preview(opened, recipe.augment, spec, recipe.seed, epoch, preview)
+    print(f"preview: {preview}")
 
 
 @app.command()

@@ -180,11 +180,12 @@ class Augmenter:
         transforms = _albumentations(
             tuple(tuple(self._settings[name].values()) for name in _PIXELWISE)
         )
-        # One stream for all four: with the same seed each, they would draw the same numbers.
-        state = np.random.default_rng(key), random.Random(key)
-        for fires, transform in zip(extra, transforms, strict=True):
+        for place, (fires, transform) in enumerate(zip(extra, transforms, strict=True)):
             if fires:
-                transform.set_random_state(*state)
+                # Own numbers for each: with one stream, what fires would change what follows it;
+                # with one seed, all would draw the same.
+                seed = key * len(_PIXELWISE) + place
+                transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
                 image = transform(image=image[..., None])["image"][..., 0]
         return image
 

@@ -73,7 +73,9 @@ _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 # What makes up the picture. Transparency is left out: nobody knows the colour behind it.
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND"})
 # How Pillow, pydicom and libjpeg say that data are missing.
-_CUT = re.compile("truncated|end of file|less than expected|run out of data", re.IGNORECASE)
+_CUT = re.compile(
+    "truncated|end of file|less than expected|fewer fragments|run out of data", re.IGNORECASE
+)
 # Tags of TIFF 6.0.
 _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 256, 257, 258, 262, 0
 _STRIP_OFFSETS, _STRIP_COUNTS = 273, 279
@@ -107,7 +109,7 @@ class ImageError(UserError):
 
     def __init__(self, fault: Fault, message: str) -> None:
         # Both are arguments, so that the error survives the way from one process to another.
-        super().__init__(message)
+        super().__init__(fault, message)
         self.fault = fault
 
     def __str__(self) -> str:
@@ -191,7 +193,8 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
         if isinstance(error, EOFError) or _CUT.search(str(error)):
             raise _truncated(kind) from error
         raise ImageError(
-            "unreadable", f"the {kind} data cannot be decoded ({type(error).__name__})"
+            "unreadable",
+            f"the {kind} data cannot be decoded ({type(error).__name__}): export the image again",
         ) from error
     return [_picture(frame, kind, place, len(frames)) for place, frame in enumerate(frames)]
 
@@ -270,8 +273,8 @@ def _picture(frame: _Frame, kind: str, place: int, frames: int) -> Picture:
 
 
 def _is_coloured(pixels: np.ndarray) -> bool:
-    # Every second row and column will do: most JPEGs have no more chroma than that.
-    red, green, blue = cv2.split(np.ascontiguousarray(pixels[::2, ::2]))
+    # A share of the pixels: every fourth row gives it as well.
+    red, green, blue = cv2.split(np.ascontiguousarray(pixels[::4]))
     high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     _, visible = cv2.threshold(cv2.subtract(high, low), _CHROMA_LEVELS, 1, cv2.THRESH_BINARY)
     return cv2.countNonZero(visible) > _COLOURED_SHARE * visible.size
