@@ -653,8 +653,8 @@ def _add_version(partial: Path, out: Path, base: _Base) -> None:
         for name in (MANIFEST, DUPLICATES, INFO):
             shutil.copyfile(out / name, kept / name)
     for path in (partial / SHARDS).iterdir():
-        if not (out / SHARDS / path.name).exists():
-            path.rename(out / SHARDS / path.name)
+        if int(path.stem) >= base.shards:
+            os.replace(path, out / SHARDS / path.name)
     for name in (MANIFEST, DUPLICATES, "report.html", "report.json", INFO):
         os.replace(partial / name, out / name)
     shutil.rmtree(partial)

@@ -8,9 +8,10 @@ the earlier manifests stay in `versions/`, so that what a run was trained on can
 `ctray.data.prepare` writes it.
 """
 
-import functools
 import hashlib
 import json
+import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -129,7 +130,16 @@ def record_id(image: np.ndarray) -> str:
 
 def read_image(root: str, shard: int, row: int, column: str = "image") -> np.ndarray:
     """One stored image (or mask), uint8 (size, size): a read-only view into the mapped shard."""
-    return _map_shard(root, shard, column)[row]
+    return _map_shard(root, shard).columns[column][row]
+
+
+def release_shards() -> None:
+    """Give back the memory of what was read: it stays in the system's cache, not in this process.
+
+    Without it a process that has read all of a large store counts as large as the store.
+    """
+    for mapped in _MAPPED.values():
+        mapped.memory.madvise(mmap.MADV_DONTNEED)
 
 
 def read_images(root: Path, rows: pd.DataFrame) -> np.ndarray:
@@ -174,8 +184,25 @@ def _find(root: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
     return root, info
 
 
-@functools.lru_cache(maxsize=4096)
-def _map_shard(root: str, shard: int, column: str) -> np.ndarray:
-    source = pa.memory_map(str(shard_path(Path(root), shard)))
-    tensor = pa.ipc.open_file(source).read_all()[column]
-    return tensor.chunk(0).to_numpy_ndarray()
+@dataclass(frozen=True)
+class _Shard:
+    memory: mmap.mmap
+    columns: dict[str, np.ndarray]
+
+
+# By path and inode: a store that was removed and made anew at the same place is another one.
+_MAPPED: dict[tuple[str, int, int], _Shard] = {}
+
+
+def _map_shard(root: str, shard: int) -> _Shard:
+    path = f"{root}/{SHARDS}/{shard:05d}.arrow"
+    status = os.stat(path)
+    key = (path, status.st_ino, status.st_mtime_ns)
+    known = _MAPPED.get(key)
+    if known is None:
+        with open(path, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        table = pa.ipc.open_file(pa.py_buffer(memory)).read_all()
+        columns = {name: table[name].chunk(0).to_numpy_ndarray() for name in table.column_names}
+        known = _MAPPED[key] = _Shard(memory, columns)
+    return known

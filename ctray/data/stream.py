@@ -28,7 +28,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
 from ctray.data.preprocess import apply_tone, stored_to_input
-from ctray.data.store import Store, read_image
+from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
 
 # A block costs some milliseconds of Ray's bookkeeping; this size makes that small.
@@ -265,6 +265,7 @@ def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
     else:
         toned = [apply_tone(image, work.spec.tone) for image in stored]
         images = _augmenter(work.augment, work.spec.image_size).batch(toned, keys)
+    release_shards()
     return {"image": images, "label": store.labels(records), "position": rows}
 
 
