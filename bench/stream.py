@@ -169,7 +169,7 @@ def where(store: Store, per_image: float) -> None:
 def main() -> None:
     """Run the bench."""
     options = arguments(__doc__ or "")
-    epochs, rounds = (1, 1) if options.quick else (8, 3)
+    epochs, rounds = (1, 1) if options.quick else (5, 3)
     with images(options) as folder, tempfile.TemporaryDirectory() as place, ray_session():
         note(f"images: {folder}")
         store = prepare(list_folder(folder), Path(place) / "store")

@@ -8,7 +8,7 @@ import posixpath
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -127,10 +127,11 @@ def walk(uri: str) -> tuple[list[str], list[str]]:
         raise UserError(f"{uri} cannot be listed: {cause(error)}") from error
     names = {info.path[len(path) + 1 :]: info.type for info in infos}
     seen = sorted(name for name in names if "/." not in f"/{name}")
-    return (
-        [name for name in seen if names[name] == fs.FileType.File],
-        [name for name in seen if names[name] == fs.FileType.Directory],
-    )
+    files = [name for name in seen if names[name] == fs.FileType.File]
+    # Object stores may list their objects only: the folders are what the names go through.
+    passed = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    passed |= {name for name in seen if names[name] == fs.FileType.Directory}
+    return files, sorted(passed - {"."})
 
 
 def cause(error: OSError) -> str:

@@ -35,7 +35,7 @@ def objective(
     recipe = recipe_of(base, params)
     trainer = build_trainer(
         recipe,
-        str(store.root),
+        store.place,
         initial_weights(recipe, store),
         plan,
         name=run_name(ray.tune.get_context().get_trial_id()),

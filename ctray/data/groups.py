@@ -15,16 +15,19 @@ from ctray.data.split import SPLITS, position, split_groups, split_of
 from ctray.errors import UserError
 
 # Names of one patient may stand in the table and in the DICOM file: they are one space of names.
-_TIES = {"patient": "patient", "tagged": "patient", "study": "study", "series": "series"}
-_NAMED_AFTER = ("patient", "tagged", "study", "series", "id")
+_TIES = {
+    **{"patient": "patient", "dicom_patient": "patient", "study": "study", "series": "series"},
+    "uri": "file",  # the frames of one file
+}
+_NAMED_AFTER = ("patient", "dicom_patient", "study", "series", "id")
 
 
 def group_records(records: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.Series:
     """Group of each record.
 
     Args:
-        records: columns id, patient, tagged (patient as the DICOM file says), study, series and
-            earlier (its group in an earlier version); empty texts where unknown; index 0..n-1.
+        records: columns id, uri, patient, dicom_patient, study, series and earlier (its group in an
+            earlier version); empty texts where unknown; index 0..n-1.
         pairs: positions of records that show the same picture.
 
     Returns:
@@ -67,16 +70,14 @@ def assign_splits(
         records: columns path, label, group, earlier_split (in an earlier version of the store) and
             given_split (by its folder or table); empty texts where there is none.
         fractions: shares of train, val and test for the groups that have no split yet.
-        given: whether given splits are kept.
-
-    Raises:
-        UserError: a leak: one group has records in two splits.
+        given: whether given splits are kept; `check_leaks` comes first.
     """
     fixed = records["earlier_split"]
     if given:
         fixed = fixed.where(fixed != "", records["given_split"])
     known = records.assign(fixed=fixed)[fixed != ""]
-    _check_leaks(known)
+    if not given:
+        check_leaks(records.assign(given_split=""))
     splits = dict(zip(known["group"], known["fixed"], strict=True))
     if given and "val" not in set(splits.values()) and fractions[1] > 0:
         # Ready-made sets often have train and test only: what chooses the checkpoint must not be
@@ -92,7 +93,14 @@ def assign_splits(
     return records["group"].map(assigned)
 
 
-def _check_leaks(known: pd.DataFrame) -> None:
+def check_leaks(records: pd.DataFrame) -> None:
+    """Raise UserError where one group has given or earlier splits that differ.
+
+    Args:
+        records: as for `assign_splits`; also those that are left out, which tell of a leak, too.
+    """
+    fixed = records["earlier_split"].where(records["earlier_split"] != "", records["given_split"])
+    known = records.assign(fixed=fixed)[fixed != ""]
     torn = known.groupby("group")["fixed"].nunique()
     torn = torn[torn > 1]
     if torn.empty:
@@ -106,5 +114,5 @@ def _check_leaks(known: pd.DataFrame) -> None:
     more = f", and {len(torn) - 1} more groups" if len(torn) > 1 else ""
     raise UserError(
         f"leak: {' and '.join(named)} show one patient, series or picture (group "
-        f"{torn.index[0]!r}){more}: put them into one split, or split anew with --fractions"
+        f"{torn.index[0]!r}){more}: put them into one split, or make a new store with --fractions"
     )

@@ -26,38 +26,47 @@ import pyarrow.parquet as pq
 import ray
 
 from ctray import __version__
-from ctray.data.decode import MAX_PIXELS, ImageError, Picture, decode
+from ctray.data.decode import ImageError, Picture, decode
 from ctray.data.duplicates import near_duplicates, perceptual_hash
-from ctray.data.groups import assign_splits, group_records
+from ctray.data.groups import assign_splits, check_leaks, group_records
 from ctray.data.layouts import FileRecord
 from ctray.data.preprocess import resize, to_store
-from ctray.data.records import Listing, StoreInput, list_folder, read_bytes
+from ctray.data.records import (
+    Listing,
+    StoreInput,
+    check_spelling,
+    list_folder,
+    read_bytes,
+)
 from ctray.data.report import write_report
 from ctray.data.split import FRACTIONS
 from ctray.data.store import (
     DEFAULT_SIZE,
     DUPLICATES,
-    FINGERPRINT_KEY,
     INFO,
     MANIFEST,
     SCHEMA,
     SHARDS,
+    STAMP_KEY,
     VERSIONS,
     Store,
     is_store,
     read_images,
     record_id,
     shard_path,
+    version_stamp,
 )
 from ctray.errors import UserError
 from ctray.storage import check_empty
 
-# Small enough that two workers share a small set, large enough that a task is not all start-up.
-_FILES_A_SHARD = 256
+# Small enough that two workers share a small set, large enough that a task is not all start-up;
+# fewer of large images, because a task holds its shard in memory.
+_MOST_A_SHARD, _LEAST_A_SHARD, _SHARD_BYTES = 256, 16, 2**25
 _TASK_CPUS = 0.9
 _PENDING_TASKS = 64
 _ROWS, _PLAN = "rows", "plan.json"
-_TAGS = ("study", "series", "modality", "scanner", "age", "sex", "view")
+_FROM_TABLES = ("modality", "scanner", "age", "sex", "view")
+_TAGS = ("study", "series", *_FROM_TABLES)
 
 Progress = Callable[[int, int], None]
 
@@ -87,9 +96,10 @@ def prepare(
 ) -> Store:
     """Decode, check, split and store what is listed, as Ray tasks over the cluster's CPUs.
 
-    Needs a running Ray. What cannot be read is kept in the manifest with its reason. Of records
-    with the same pixels the first stays; records that show one picture under different labels are
-    all left out; near-duplicates stay together in one group.
+    Needs a running Ray. Interrupted, or stopped by a mistake in labels or splits, it leaves what it
+    decoded in `out`.partial, and the same call goes on from there. What cannot be read is kept in
+    the manifest with its reason. Of records with the same pixels the first stays; records that show
+    one picture under different labels are all left out; near-duplicates stay in one group.
 
     Args:
         listing: what to read.
@@ -105,50 +115,45 @@ def prepare(
     """
     out = out.resolve()
     if append:
-        listing, earlier = _without_known(listing, Store.open(out)), [StoreInput(out, "", "", {})]
+        listing = _to_append(listing, Store.open(out), options)
+        stores = [StoreInput(out, "", "", {}), *listing.stores]
     else:
         check_empty(out)
-        earlier = []
+        stores = list(listing.stores)
+    _check_names(listing)
     partial = out.with_name(out.name + ".partial")
-    try:
-        base = _take_over([*earlier, *listing.stores], partial, options.size)
-        classes = tuple(sorted({*listing.classes, *base.classes}))
-        if len(classes) < 2:
-            raise UserError(
-                f"{listing.roots[0]} has one class, {classes[0]!r}; a classifier needs at least two"
-                if classes
-                else f"{listing.roots[0]} has no labels: a classifier needs at least two classes"
-            )
-        decoded = _decode_all(listing.files, partial, base.shards, options.size, progress or _quiet)
-        manifest = pd.concat([base.manifest, decoded], ignore_index=True)
-        manifest, pairs = _check(manifest, base, partial)
-        _check_classes(classes, manifest)
-        if options.strict:
-            _refuse_faults(manifest)
-        manifest = _assign(manifest, pairs, options)
-        info = {
-            "schema_version": SCHEMA,
-            "ctray": __version__,
-            "version": base.version + 1 if append else 1,
-            "classes": list(classes),
-            "size": options.size,
-            "fingerprint": fingerprint(manifest, options.size),
-            "synthetic": listing.synthetic or base.synthetic,
-            "ignored_files": [*base.ignored, *listing.ignored],
-            "inputs": [*base.inputs, *listing.roots],
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        _write(partial, manifest, pairs, info)
-        if append:
-            _add_version(partial, out, base)
-        else:
-            if out.exists():
-                out.rmdir()
-            partial.rename(out)
-    except UserError:
-        # A mistake leaves nothing behind; what was interrupted stays, to go on from.
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    base = _read_stores(stores, options, append)
+    classes = tuple(sorted({*listing.classes, *base.classes}))
+    _check_count(classes, listing)
+    _start(partial, base, _plan(listing.files, base, options.size))
+    decoded = _decode_all(listing.files, partial, base.shards, options.size, progress or _quiet)
+    manifest = _together(base, decoded)
+    manifest, pairs = _check(manifest, base, partial)
+    _check_classes(classes, manifest)
+    if options.strict:
+        _refuse_faults(manifest[manifest["new"]])
+    fractions = options.fractions or base.fractions
+    manifest = _assign(manifest, pairs, fractions, given=options.fractions is None)
+    info = {
+        "schema_version": SCHEMA,
+        "ctray": __version__,
+        "version": base.version + 1 if append else 1,
+        "classes": list(classes),
+        "size": options.size,
+        "fractions": list(fractions),
+        "fingerprint": fingerprint(manifest, options.size),
+        "synthetic": listing.synthetic or base.synthetic,
+        "ignored_files": [*base.ignored, *listing.ignored],
+        "inputs": list(dict.fromkeys([*base.inputs, *listing.roots])),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    _write(partial, manifest, pairs, info)
+    if append:
+        _add_version(partial, out, base)
+    else:
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
     return Store.open(out)
 
 
@@ -187,82 +192,161 @@ def fingerprint(manifest: pd.DataFrame, size: int) -> str:
     return hashlib.sha256("\n".join([str(size), *lines]).encode()).hexdigest()
 
 
+# ── what is to be read ───────────────────────────────────────────────────────────────────────────
+
+
+def _to_append(listing: Listing, store: Store, options: Options) -> Listing:
+    """A listing without the files the store has read already."""
+    if options.fractions:
+        raise UserError("--fractions and --append exclude each other: a store keeps its fractions")
+    if any(given.root == store.root for given in listing.stores):
+        raise UserError(f"the store {store.root} cannot be appended to itself")
+    known = set(store.manifest.loc[store.manifest["row"] >= 0, "uri"])
+    files = tuple(file for file in listing.files if file.uri not in known)
+    if not files and not listing.stores:
+        raise UserError(f"nothing to append: {store.root} has every file of {listing.roots[0]}")
+    return dataclasses.replace(listing, files=files)
+
+
+def _check_names(listing: Listing) -> None:
+    for file in listing.files:
+        if any(ord(letter) in range(0xD800, 0xE000) for letter in file.uri):
+            name = ascii(file.path)
+            raise UserError(f"the file name {name} is not UTF-8: rename it")
+
+
+def _check_count(classes: Sequence[str], listing: Listing) -> None:
+    check_spelling(classes)
+    if len(classes) < 2:
+        has = f"has one class, {classes[0]!r}" if classes else "has no labels"
+        raise UserError(f"{listing.roots[0]} {has}; a classifier needs at least two classes")
+
+
 # ── what earlier stores bring along ──────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class _Base:
-    """Records that come from earlier stores; their shards lie in the partial folder already.
+    """Records that come from earlier stores.
 
-    The first `compared` records are of one store: near-duplicates among them are known.
+    The first `compared` records are of one store: near-duplicates among them are known. `links` are
+    the shards, by their number in the new store.
     """
 
     manifest: pd.DataFrame
     near: pd.DataFrame
     compared: int
+    links: dict[int, Path]
     shards: int
     version: int
+    fractions: tuple[float, float, float]
+    fingerprints: tuple[str, ...]
     classes: tuple[str, ...]
     inputs: tuple[str, ...]
     ignored: tuple[str, ...]
     synthetic: bool
 
 
-def _without_known(listing: Listing, store: Store) -> Listing:
-    """A listing to append: without the files the store has, and with paths it does not have."""
-    known, taken = set(store.manifest["uri"]), set(store.manifest["path"])
-    files = [file for file in listing.files if file.uri not in known]
-    if not files and not listing.stores:
-        raise UserError(f"nothing to append: {store.root} has every file of {listing.roots[0]}")
-    if any(file.path in taken for file in files):
-        prefix = f"v{store.version + 1}/"
-        files = [dataclasses.replace(file, path=prefix + file.path) for file in files]
-    return dataclasses.replace(listing, files=tuple(files))
-
-
-def _take_over(stores: Sequence[StoreInput], partial: Path, size: int) -> _Base:
-    (partial / SHARDS).mkdir(parents=True, exist_ok=True)
-    manifests, near, shards, opened = [pd.DataFrame()], [pd.DataFrame()], 0, []
+def _read_stores(stores: Sequence[StoreInput], options: Options, append: bool) -> _Base:
+    manifests, near, opened = [pd.DataFrame()], [pd.DataFrame()], []
+    links: dict[int, Path] = {}
+    shards, taken = 0, set[str]()
     for given in stores:
         store = Store.open(given.root)
-        if store.size != size:
+        if store.size != options.size:
             raise UserError(
                 f"the store {given.root} holds {store.size} px images: add --size {store.size}"
             )
         rows = store.manifest.copy()
-        rows["earlier"], rows["earlier_split"] = rows["group"], rows["split"]
+        rows["earlier"] = rows["group"]
+        # Fractions asked for divide anew what a new store is made of.
+        rows["earlier_split"] = rows["split"] if append or not options.fractions else ""
         rows["label"] = rows["label"].replace(dict(given.mapping))
-        rows["path"] = given.prefix + rows["path"]
+        prefix = given.prefix + _distinction(given.prefix + rows["path"], taken)
+        rows["path"] = prefix + rows["path"]
+        taken |= set(rows["path"])
         if given.source:
             rows["source"] = given.source
-        count = int(rows["shard"].max()) + 1
-        for shard in range(count):
-            _link(shard_path(store.root, shard), shard_path(partial, shards + shard))
+        # A shard whose files were all at fault was not written.
+        for shard in rows.loc[rows["row"] >= 0, "shard"].unique():
+            links[shards + int(shard)] = shard_path(store.root, int(shard))
         rows["shard"] += shards
+        shards += int(rows["shard"].max()) - shards + 1
         manifests.append(rows)
-        pairs = store.duplicates[store.duplicates["kind"] == "near"].copy()
-        pairs["first"], pairs["second"] = (given.prefix + pairs[k] for k in ("first", "second"))
-        near.append(pairs)
-        shards += count
+        pairs = store.duplicates[store.duplicates["kind"] == "near"]
+        near.append(pairs.assign(first=prefix + pairs["first"], second=prefix + pairs["second"]))
         opened.append(store)
-    labels = {label for rows in manifests[1:] for label in rows["label"] if label}
     return _Base(
-        manifest=pd.concat(manifests, ignore_index=True),
-        near=pd.concat(near, ignore_index=True),
+        manifest=pd.concat(manifests[bool(opened) :], ignore_index=True),
+        near=pd.concat(near[bool(opened) :], ignore_index=True),
         compared=len(opened[0].manifest) if opened else 0,
+        links=links,
         shards=shards,
-        version=opened[0].version if opened else 0,
-        classes=tuple(sorted(labels)),
+        version=opened[0].version if append else 0,
+        fractions=opened[0].fractions if append else FRACTIONS,
+        fingerprints=tuple(f"{store.root} {store.version} {store.fingerprint}" for store in opened),
+        classes=tuple(sorted({label for rows in manifests[1:] for label in rows["label"]} - {""})),
         inputs=tuple(place for store in opened for place in store.inputs),
         ignored=tuple(name for store in opened for name in store.ignored),
         synthetic=any(store.synthetic for store in opened),
     )
 
 
+def _distinction(paths: pd.Series, taken: set[str]) -> str:
+    """What to put before these paths so that none of them is taken: nothing, `2/`, `3/` …"""
+    number, prefix = 1, ""
+    while any(prefix + path in taken for path in paths):
+        number += 1
+        prefix = f"{number}/"
+    return prefix
+
+
+def _together(base: _Base, decoded: pd.DataFrame) -> pd.DataFrame:
+    """The records of the stores, then the new ones under paths of their own."""
+    earlier = base.manifest
+    if len(earlier) and len(decoded):
+        # A file that could not be read then and was read again now has its new record only.
+        again = (earlier["row"] < 0) & earlier["uri"].isin(decoded["uri"])
+        earlier = earlier[~again]
+        distinction = _distinction(decoded["path"], set(earlier["path"]))
+        decoded = decoded.assign(path=distinction + decoded["path"])
+    # An empty frame would turn the numbers of the other into fractions.
+    parts = [earlier.assign(new=False), decoded.assign(new=True)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+# ── decoding, shard by shard ─────────────────────────────────────────────────────────────────────
+
+
+def _plan(files: Sequence[FileRecord], base: _Base, size: int) -> str:
+    """What the shards depend on: the files and stores as they are now, not their labels."""
+    digest = hashlib.sha256(f"{SCHEMA} {size} {base.fingerprints}".encode())
+    for file in files:
+        for place in (file.uri, file.mask):
+            stamp = ""
+            if place and "://" not in place and os.path.exists(place):
+                status = os.stat(place)
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            digest.update(f"{place}\0{stamp}\0".encode())
+    return digest.hexdigest()
+
+
+def _start(partial: Path, base: _Base, plan: str) -> None:
+    """Keep the shards of an interrupted run over the same files, forget any others."""
+    note = partial / _PLAN
+    if not note.exists() or note.read_text() != plan:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / SHARDS).mkdir(parents=True)
+        (partial / _ROWS).mkdir()
+        note.write_text(plan)
+    for shard, source in base.links.items():
+        target = shard_path(partial, shard)
+        if not target.exists():
+            _link(source, target)
+
+
 def _link(source: Path, target: Path) -> None:
     """Shards never change: another name for the file costs no space."""
-    if target.exists():
-        return
     try:
         os.link(source, target)
     except OSError:  # another file system
@@ -271,14 +355,11 @@ def _link(source: Path, target: Path) -> None:
         part.rename(target)
 
 
-# ── decoding, shard by shard ─────────────────────────────────────────────────────────────────────
-
-
 def _decode_all(
     files: Sequence[FileRecord], partial: Path, first_shard: int, size: int, progress: Progress
 ) -> pd.DataFrame:
-    chunks = [files[i : i + _FILES_A_SHARD] for i in range(0, len(files), _FILES_A_SHARD)]
-    _keep_what_fits(partial, _plan(files, first_shard, size), first_shard)
+    step = max(_LEAST_A_SHARD, min(_MOST_A_SHARD, _SHARD_BYTES // size**2))
+    chunks = [files[i : i + step] for i in range(0, len(files), step)]
     task = ray.remote(num_cpus=_TASK_CPUS)(_write_shard)
     running: dict[ray.ObjectRef, int] = {}
     done = 0
@@ -300,31 +381,6 @@ def _decode_all(
     return _with_listed(chunks, parts) if parts else pd.DataFrame()
 
 
-def _plan(files: Sequence[FileRecord], first_shard: int, size: int) -> str:
-    """What the shards depend on: the files as they are now, not their labels."""
-    digest = hashlib.sha256(f"{SCHEMA} {first_shard} {size} {_FILES_A_SHARD}".encode())
-    for file in files:
-        for place in (file.uri, file.mask):
-            stamp = ""
-            if place and "://" not in place and os.path.exists(place):
-                status = os.stat(place)
-                stamp = f"{status.st_size} {status.st_mtime_ns}"
-            digest.update(f"{place}\0{stamp}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _keep_what_fits(partial: Path, plan: str, first_shard: int) -> None:
-    """Forget the shards of an interrupted run over other files or in another size."""
-    note = partial / _PLAN
-    if not note.exists() or note.read_text() != plan:
-        shutil.rmtree(partial / _ROWS, ignore_errors=True)
-        for path in (partial / SHARDS).iterdir():
-            if not path.stem.isdigit() or int(path.stem) >= first_shard:
-                path.unlink()
-        note.write_text(plan)
-    (partial / _ROWS).mkdir(exist_ok=True)
-
-
 def _quiet(done: int, total: int) -> None:
     del done, total
 
@@ -344,7 +400,7 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
     cv2.setNumThreads(1)
     rows: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
     for place, (uri, mask_uri) in enumerate(files):
         known: dict[str, Any] = {"file": place, "shard": shard, "row": -1, "uri": uri}
         try:
@@ -354,18 +410,17 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
         except ImageError as error:
             rows.append(known | {"status": error.fault, "reason": str(error)})
             continue
-        mask = _read_mask(mask_uri, size) if mask_uri else None
+        mask, complaint = _read_mask(mask_uri, size)
         for picture in pictures:
-            row = known | _describe(picture) | {"row": len(images), "mask": mask is not None}
-            if mask_uri and mask is None:
-                row["warning"] = "its mask cannot be read"
-            rows.append(row)
+            row = known | _describe(picture)
+            rows.append(row | {"row": len(images), "mask": mask is not None, "warning": complaint})
             images.append(to_store(picture.pixels, size))
-            masks.append(np.zeros((size, size), np.uint8) if mask is None else mask)
+            masks.append(mask)
     if images:
         columns = {"image": _tensor(images)}
-        if any(row.get("mask") for row in rows):
-            columns["mask"] = _tensor(masks)
+        if any(mask is not None for mask in masks):
+            blank = np.zeros((size, size), np.uint8)
+            columns["mask"] = _tensor([blank if mask is None else mask for mask in masks])
         table = pa.table(columns)
         part = shard_path(partial, shard).with_suffix(".part")
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -380,7 +435,7 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
 _COLUMNS: dict[str, Any] = {
     **{"file": -1, "frame": 0, "frames": 1, "id": "", "uri": "", "width": 0, "height": 0},
     **{"bits": 0, "format": "", "colour": False, "bytes": 0, "mean": 0.0, "std": 0.0},
-    **{"phash": "", "tagged": "", "slice": "", "mask": False, "status": "ok", "reason": ""},
+    **{"phash": "", "dicom_patient": "", "slice": "", "mask": False, "status": "ok", "reason": ""},
     **{"warning": "", "shard": -1, "row": -1},
     **dict.fromkeys(_TAGS, ""),
 }
@@ -407,20 +462,21 @@ def _describe(picture: Picture) -> dict[str, Any]:
         "mean": float(mean[0, 0]),
         "std": float(std[0, 0]),
         "phash": perceptual_hash(picture.pixels).hex(),
-        "tagged": picture.tags.get("patient", ""),
+        "dicom_patient": picture.tags.get("patient", ""),
     }
 
 
-def _read_mask(uri: str, size: int) -> np.ndarray | None:
-    """A mask, uint8 (size, size), nearest pixels; None where it cannot be read."""
+def _read_mask(uri: str, size: int) -> tuple[np.ndarray | None, str]:
+    """A mask, uint8 (size, size), nearest pixels; or None and why, if there should be one."""
+    if not uri:
+        return None, ""
     try:
-        data = read_bytes(uri)
-    except ImageError:
-        return None
-    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
-    if mask is None:
-        return None
-    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
+        mask = decode(read_bytes(uri))[0].pixels
+    except ImageError as error:
+        if error.fault == "blank":  # nothing is marked
+            return np.zeros((size, size), np.uint8), ""
+        return None, f"its mask cannot be used: {error}"
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST), ""
 
 
 def _with_listed(
@@ -440,9 +496,10 @@ def _with_listed(
     meta = pd.DataFrame([dict(file.meta) for file in files], index=rows.index)
     for name in meta.columns:
         values = meta[name].fillna("").astype(str)
-        # A table may know what the file does not say.
+        # A table may know what the file does not say of the patient and the machine. Its study or
+        # series may be anything, and would tie records together.
         tag = name.lower()
-        if tag in _TAGS:
+        if tag in _FROM_TABLES:
             rows[tag] = rows[tag].where(rows[tag] != "", values)
         else:
             rows[f"meta.{name}"] = values
@@ -466,7 +523,7 @@ def _check(manifest: pd.DataFrame, base: _Base, partial: Path) -> tuple[pd.DataF
     """Mark duplicates, conflicts, missing labels and odd ones out; the pairs found."""
     text = [c for c in manifest.columns if manifest[c].isna().any() and c not in _NUMBERS]
     manifest = manifest.assign(**{column: manifest[column].fillna("") for column in text})
-    for column in ("earlier", "earlier_split", "given_split", "tagged"):
+    for column in ("earlier", "earlier_split", "given_split", "dicom_patient"):
         if column not in manifest:
             manifest[column] = ""
     stored = manifest["row"] >= 0
@@ -493,67 +550,93 @@ _PAIR_TYPES = {
 }
 
 
-def _pair(first: pd.Series, second: pd.Series, similarity: float, flipped: bool) -> dict[str, Any]:
-    labels = {first["label"], second["label"]} - {""}
+def _pair(
+    manifest: pd.DataFrame, first: int, second: int, similarity: float, flipped: bool
+) -> dict[str, Any]:
+    """A pair of records by their place in the manifest."""
+    (path, other), (id_, other_id), (label, other_label) = (
+        manifest[column].iloc[[first, second]] for column in ("path", "id", "label")
+    )
     return {
-        "first": first["path"],
-        "second": second["path"],
-        "kind": "exact" if first["id"] == second["id"] else "near",
+        "first": path,
+        "second": other,
+        "kind": "exact" if id_ == other_id else "near",
         "similarity": similarity,
         "flipped": flipped,
-        "conflict": len(labels) > 1,
+        "conflict": label != other_label and bool(label and other_label),
     }
 
 
-def _mark_exact(manifest: pd.DataFrame) -> pd.DataFrame:
-    pairs = []
+def _one_a_picture(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The record that stays of those with the same pixels: the first, a labelled one if any."""
     stored = manifest[manifest["row"] >= 0]
-    for _, same in stored[stored["id"].duplicated(keep=False)].groupby("id", sort=False):
-        labelled = same[same["label"] != ""]
-        first = (labelled if len(labelled) else same).iloc[0]
-        others = same.drop(index=first.name)
-        pairs += [_pair(first, other, 1.0, False) for _, other in others.iterrows()]
-        if labelled["label"].nunique() > 1:
-            manifest.loc[same.index, "status"] = "conflict"
-            manifest.loc[same.index, "reason"] = (
-                "the same pixels under different labels: " + _and_more(same["path"])
-            )
-        else:
-            manifest.loc[others.index, "status"] = "duplicate"
-            manifest.loc[others.index, "reason"] = f"the same pixels as {first['path']}"
-    return pd.DataFrame(pairs, columns=list(_PAIR_TYPES))
+    first = stored.sort_values(by="label", key=lambda label: label == "", kind="stable")
+    return stored.loc[first.drop_duplicates("id").index.sort_values()]
+
+
+def _mark_exact(manifest: pd.DataFrame) -> pd.DataFrame:
+    stored = manifest[manifest["row"] >= 0]
+    same = stored[stored["id"].duplicated(keep=False)]
+    if same.empty:
+        return pd.DataFrame(columns=list(_PAIR_TYPES))
+    kept = _one_a_picture(manifest)
+    keeper = pd.Series(kept.index, index=kept["id"]).loc[same["id"]].to_numpy()
+    labels = same["label"].where(same["label"] != "").groupby(same["id"]).transform("nunique")
+    torn, others = same[labels > 1], same[(labels <= 1) & (same.index != keeper)]
+    paths = torn.groupby("id")["path"].agg(_and_more).loc[torn["id"]]
+    manifest.loc[torn.index, "status"] = "conflict"
+    manifest.loc[torn.index, "reason"] = [
+        f"the same pixels under different labels: {p}" for p in paths
+    ]
+    manifest.loc[others.index, "status"] = "duplicate"
+    manifest.loc[others.index, "reason"] = [
+        f"the same pixels as {path}" for path in kept.set_index("id")["path"].loc[others["id"]]
+    ]
+    pairs = pd.DataFrame({"first": keeper, "second": same.index})
+    pairs = pairs[pairs["first"] != pairs["second"]]
+    first, second = (manifest.loc[pairs[name]].reset_index(drop=True) for name in pairs.columns)
+    both = (first["label"] != "") & (second["label"] != "")
+    return pd.DataFrame(
+        {
+            "first": first["path"],
+            "second": second["path"],
+            "kind": "exact",
+            "similarity": 1.0,
+            "flipped": False,
+            "conflict": both & (first["label"] != second["label"]),
+        }
+    )
 
 
 def _find_near(manifest: pd.DataFrame, base: _Base, partial: Path) -> pd.DataFrame:
-    # One record a picture, and the earlier ones first: they were compared with each other then.
-    single = manifest[(manifest["row"] >= 0) & ~manifest["id"].duplicated()]
-    compared = int((single.index < base.compared).sum())
+    single = _one_a_picture(manifest)
     found = near_duplicates(
         [bytes.fromhex(text) for text in single["phash"]],
         lambda rows: read_images(partial, single.iloc[rows]),
-        compared,
+        # The earlier ones come first, and were compared with each other then.
+        int((single.index < base.compared).sum()),
     )
+    at = single.index.to_numpy()
     pairs = [
-        _pair(single.iloc[pair.first], single.iloc[pair.second], pair.similarity, pair.flipped)
+        _pair(manifest, at[pair.first], at[pair.second], pair.similarity, pair.flipped)
         for pair in found
     ]
-    at = pd.Series(manifest.index, index=manifest["path"])
+    place = pd.Series(manifest.index, index=manifest["path"])
     pairs += [
         _pair(
-            manifest.loc[at[row["first"]]],
-            manifest.loc[at[row["second"]]],
-            row["similarity"],
-            row["flipped"],
+            manifest, place[row["first"]], place[row["second"]], row["similarity"], row["flipped"]
         )
         for row in base.near.to_dict("records")
     ]
-    for pair in pairs:
-        if pair["conflict"]:
-            both = manifest["path"].isin([pair["first"], pair["second"]])
-            manifest.loc[both, "status"] = "conflict"
-            manifest.loc[both, "reason"] = (
-                f"the same picture under different labels: {pair['first']}, {pair['second']}"
-            )
+    torn = {
+        path: f"the same picture under different labels: {pair['first']}, {pair['second']}"
+        for pair in pairs
+        if pair["conflict"]
+        for path in (pair["first"], pair["second"])
+    }
+    rows = place.loc[list(torn)]
+    manifest.loc[rows, "status"] = "conflict"
+    manifest.loc[rows, "reason"] = list(torn.values())
     return pd.DataFrame(pairs, columns=list(_PAIR_TYPES))
 
 
@@ -583,18 +666,25 @@ def _refuse_faults(manifest: pd.DataFrame) -> None:
         )
 
 
-def _assign(manifest: pd.DataFrame, pairs: pd.DataFrame, options: Options) -> pd.DataFrame:
+def _assign(
+    manifest: pd.DataFrame,
+    pairs: pd.DataFrame,
+    fractions: tuple[float, float, float],
+    given: bool,
+) -> pd.DataFrame:
     """Groups over everything that was decoded, splits over what is usable."""
     stored = manifest[manifest["row"] >= 0].reset_index(names="at")
     place = pd.Series(stored.index, index=stored["path"])
     tied = list(zip(place[pairs["first"]], place[pairs["second"]], strict=True))
     groups = pd.Series(group_records(stored, tied).to_numpy(), index=stored["at"])
     manifest = manifest.assign(group=groups.reindex(manifest.index).fillna(""), split="")
+    if given:
+        # A copy that is left out has told that a given split is torn.
+        check_leaks(manifest[manifest["status"].isin(["ok", "duplicate"])])
     usable = manifest["status"] == "ok"
-    manifest.loc[usable, "split"] = assign_splits(
-        manifest[usable], options.fractions or FRACTIONS, given=options.fractions is None
-    )
-    manifest["patient"] = manifest["patient"].where(manifest["patient"] != "", manifest["tagged"])
+    manifest.loc[usable, "split"] = assign_splits(manifest[usable], fractions, given)
+    named = manifest["patient"] != ""
+    manifest["patient"] = manifest["patient"].where(named, manifest["dicom_patient"])
     meta = sorted(column for column in manifest.columns if column.startswith("meta."))
     return manifest[[*_MANIFEST, *meta]]
 
@@ -602,7 +692,18 @@ def _assign(manifest: pd.DataFrame, pairs: pd.DataFrame, options: Options) -> pd
 _MANIFEST = (
     *("id", "path", "uri", "label", "group", "source", "split", "status", "reason", "warning"),
     *("width", "height", "bits", "format", "colour", "bytes", "mean", "std", "phash"),
-    *("patient", "study", "series", "slice", "modality", "scanner", "age", "sex", "view"),
+    *(
+        "patient",
+        "dicom_patient",
+        "study",
+        "series",
+        "slice",
+        "modality",
+        "scanner",
+        "age",
+        "sex",
+        "view",
+    ),
     *("mask", "shard", "row"),
 )
 
@@ -615,7 +716,8 @@ def _write(
 ) -> None:
     """Everything but the shards, into the partial folder; `store.json` is the last."""
     table = pa.Table.from_pandas(manifest, preserve_index=False)
-    header = {**(table.schema.metadata or {}), FINGERPRINT_KEY: info["fingerprint"].encode()}
+    stamp = version_stamp(info["version"], info["fingerprint"])
+    header = {**(table.schema.metadata or {}), STAMP_KEY: stamp.encode()}
     pq.write_table(table.replace_schema_metadata(header), partial / MANIFEST)
     pairs.to_parquet(partial / DUPLICATES, index=False)
     write_report(
@@ -634,6 +736,7 @@ def _write(
             "version": f"{info['version']} (ctray {__version__})",
             "inputs": info["inputs"],
             "date": info["date"],
+            "fractions": info["fractions"],
         },
     )
     shutil.rmtree(partial / _ROWS, ignore_errors=True)
@@ -648,10 +751,13 @@ def _add_version(partial: Path, out: Path, base: _Base) -> None:
     is the store's: its files are in `versions` before any of them is.
     """
     kept = out / VERSIONS / str(base.version)
-    if not is_store(kept):
-        kept.mkdir(parents=True, exist_ok=True)
+    if not kept.exists():
+        part = kept.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         for name in (MANIFEST, DUPLICATES, INFO):
-            shutil.copyfile(out / name, kept / name)
+            shutil.copyfile(out / name, part / name)
+        part.rename(kept)
     for path in (partial / SHARDS).iterdir():
         if int(path.stem) >= base.shards:
             os.replace(path, out / SHARDS / path.name)
@@ -661,14 +767,10 @@ def _add_version(partial: Path, out: Path, base: _Base) -> None:
 
 
 def _picture(row: pd.Series) -> np.ndarray | None:
-    """What can be seen of a file that was left out; None where it is nothing."""
-    if row["status"] == "too large":
+    """What can be seen of a file that was left out: only a wrong name hides a whole picture."""
+    if row["status"] != "wrong type":
         return None
     try:
-        data = read_bytes(row["uri"])
+        return resize(decode(read_bytes(row["uri"]))[0].pixels, 128)
     except ImageError:
         return None
-    if not data or len(data) > MAX_PIXELS:
-        return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    return None if image is None else resize(image, 128)

@@ -154,7 +154,7 @@ def list_inputs(
         synthetic=any(part.synthetic for part in parts),
         stores=tuple(part.store for part in parts if part.store),
     )
-    _check_spelling(listing.classes)
+    check_spelling(listing.classes)
     return listing if group_regex is None else _with_groups(listing, group_regex)
 
 
@@ -321,7 +321,8 @@ def _check_columns(columns: Mapping[str, str], known: Sequence[str], roots: Sequ
             )
 
 
-def _check_spelling(classes: Sequence[str]) -> None:
+def check_spelling(classes: Sequence[str]) -> None:
+    """Raise UserError for classes that differ in letter case only."""
     folded: dict[str, str] = {}
     for name in classes:
         other = folded.setdefault(name.casefold(), name)

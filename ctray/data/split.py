@@ -19,7 +19,7 @@ def split_groups(
     The hash of its name decides for each group alone, so every class and every source is divided
     alike up to chance, and no group moves when others come. A group with several labels counts as
     its most frequent one. A class too small for the hash to reach every split lends the missing
-    ones its nearest group, as long as it has one for each.
+    ones its nearest group; if it has not one for each, training comes first.
 
     Args:
         groups: group of each record.
@@ -64,6 +64,7 @@ def split_of(place: float, fractions: tuple[float, float, float]) -> str:
 def _lend(chosen: list[str], wanted: set[str]) -> None:
     """Fill the splits that a small class does not reach; `chosen` is in the order of the hash."""
     if len(chosen) < len(wanted):
+        chosen[-1] = "train"
         return
     if "test" in wanted:
         chosen[0] = "test"

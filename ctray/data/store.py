@@ -34,7 +34,7 @@ INFO, MANIFEST, DUPLICATES, SHARDS = (
 )
 VERSIONS = "versions"
 # In the manifest's own header: tells a manifest from the one of another version.
-FINGERPRINT_KEY = b"ctray.fingerprint"
+STAMP_KEY = b"ctray.version"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Store:
             flipped, conflict (their labels differ).
         classes: sorted class names.
         size: side of the stored images in px.
+        fractions: shares of train, val and test that new groups get.
         fingerprint: 64 hex digits over ids, labels, groups, splits and size.
         version: 1 when first prepared, one more with every append.
         synthetic: whether the images were drawn, not taken from patients.
@@ -60,6 +61,7 @@ class Store:
     duplicates: pd.DataFrame
     classes: tuple[str, ...]
     size: int
+    fractions: tuple[float, float, float]
     fingerprint: str
     version: int
     synthetic: bool
@@ -80,12 +82,18 @@ class Store:
             duplicates=pd.read_parquet(folder / DUPLICATES),
             classes=tuple(info["classes"]),
             size=info["size"],
+            fractions=tuple(info["fractions"]),
             fingerprint=info["fingerprint"],
             version=info["version"],
             synthetic=info["synthetic"],
             ignored=tuple(info["ignored_files"]),
             inputs=tuple(info["inputs"]),
         )
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Folder and version: what another process needs to open the same."""
+        return str(self.root), self.version
 
     def records(self, split: str) -> pd.DataFrame:
         """Usable rows of one split (or `all`), in a fixed order, index 0..n-1."""
@@ -148,6 +156,11 @@ def read_images(root: Path, rows: pd.DataFrame) -> np.ndarray:
     return np.stack([read_image(str(root), shard, row) for shard, row in places])
 
 
+def version_stamp(version: int, fingerprint: str) -> str:
+    """What a manifest carries in its header."""
+    return f"{version} {fingerprint}"
+
+
 def shard_path(root: Path, shard: int) -> Path:
     """Where a shard lies in a store."""
     return root / SHARDS / f"{shard:05d}.arrow"
@@ -179,7 +192,7 @@ def _find(root: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
         return earlier, json.loads((earlier / INFO).read_text())
     # An append that was interrupted has put its manifest in place and not yet its store.json.
     header = pq.read_schema(root / MANIFEST).metadata or {}
-    if header.get(FINGERPRINT_KEY, b"").decode() != info["fingerprint"]:
+    if header.get(STAMP_KEY, b"").decode() != version_stamp(info["version"], info["fingerprint"]):
         return root / VERSIONS / str(info["version"]), info
     return root, info
 

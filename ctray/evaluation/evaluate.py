@@ -71,15 +71,22 @@ def evaluate(
         scored = _score_store(predictor, store, split or DEFAULT_SPLIT, seen)
         fingerprint, synthetic = store.fingerprint, store.synthetic
         shown_split: str | None = split or DEFAULT_SPLIT
+        uris: dict[str, str] = {}
     else:
         if split is not None:
             raise UserError(f"--split {split} needs a store; {data} is not one")
         listing = list_folder(data)
         _check_classes(predictor, listing.classes)
-        files = tuple(file for file in listing.files if file.label)
-        scored = _score_folder(predictor, files, seen)
+        nameless = [file.path for file in listing.files if not file.label]
+        if nameless:
+            raise UserError(
+                f"{len(nameless)} files of {data} have no label, the first {nameless[0]}: label "
+                "them, or use `ctray predict`"
+            )
+        scored = _score_folder(predictor, listing.files, seen)
         fingerprint, synthetic = _fingerprint(scored), listing.synthetic
         shown_split = None
+        uris = {file.path: file.uri for file in listing.files}
     frame = pd.DataFrame(scored.rows)
     readable = frame[frame["error"].isna()] if len(frame) else frame
     if len(readable) == 0:
@@ -113,7 +120,7 @@ def evaluate(
             "synthetic": synthetic,
             "versions": versions(),
         },
-        thumbnails=_thumbnails(data, readable),
+        thumbnails=_thumbnails(data, readable, uris),
     )
     return Evaluation(metrics, scored.trained_on, scored.chosen_on, len(unreadable))
 
@@ -217,7 +224,7 @@ def _fingerprint(scored: Scored) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _thumbnails(data: Path, readable: pd.DataFrame) -> dict[str, np.ndarray]:
+def _thumbnails(data: Path, readable: pd.DataFrame, uris: dict[str, str]) -> dict[str, np.ndarray]:
     wrong = readable[readable["predicted"] != readable["label"]]
     worst = wrong.sort_values("confidence", ascending=False).head(WORST_SHOWN)
     if is_store(data):
@@ -227,4 +234,4 @@ def _thumbnails(data: Path, readable: pd.DataFrame) -> dict[str, np.ndarray]:
             str(file): read_image(str(store.root), int(place["shard"]), int(place["row"]))
             for file, place in places.iterrows()
         }
-    return {file: decode_image((data / file).read_bytes()) for file in worst["file"]}
+    return {file: decode_image(read_bytes(uris[file])) for file in worst["file"]}

@@ -36,6 +36,7 @@ class Job(TypedDict):
 
     recipe: dict[str, Any]
     store: str
+    version: int
     weights: ray.ObjectRef
     threads: int
     rows: Queue | None
@@ -44,9 +45,8 @@ class Job(TypedDict):
 def train_loop(job: dict[str, Any]) -> None:
     """Run one training: evaluate, report and keep the best weights as it goes."""
     torch.set_num_threads(job["threads"])
-    Training(
-        Recipe.model_validate(job["recipe"]), Store.open(Path(job["store"])), cast(Job, job)
-    ).run()
+    store = Store.open(Path(job["store"]), job["version"])
+    Training(Recipe.model_validate(job["recipe"]), store, cast(Job, job)).run()
 
 
 class Training:

@@ -53,7 +53,7 @@ def initial_weights(recipe: Recipe, store: Store) -> ray.ObjectRef:
 
 def build_trainer(
     recipe: Recipe,
-    store: str,
+    store: tuple[str, int],
     weights: ray.ObjectRef,
     plan: Plan,
     *,
@@ -73,7 +73,8 @@ def build_trainer(
         )
     job: Job = {
         "recipe": recipe.model_dump(),
-        "store": store,
+        "store": store[0],
+        "version": store[1],
         "weights": weights,
         "threads": plan.threads,
         "rows": rows,
@@ -119,7 +120,7 @@ def train(
     history: list[Row] = []
     rows = Queue(actor_options={"num_cpus": 0})
     trainer = build_trainer(
-        recipe, str(store.root), weights, plan, name="train", storage=str(scratch), rows=rows
+        recipe, store.place, weights, plan, name="train", storage=str(scratch), rows=rows
     )
     follower = threading.Thread(target=_follow, args=(rows, history, on_row), daemon=True)
     follower.start()

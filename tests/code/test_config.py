@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ctray.config import AugmentConfig, Recipe, parse_assignments
+from ctray.config import AugmentConfig, Recipe, Transform, parse_assignments
 from ctray.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -35,6 +35,15 @@ def test_a_recipe_survives_its_own_json() -> None:
         ("lr=fast", "lr='fast'"),
         ("augment.policy=wild", "'none', 'light', 'standard' or 'strong'"),
         ("lr.peak=1", "'lr'"),
+        ("augment.noise.p=2", "augment.noise.p=2: input should be less than or equal to 1"),
+        ("augment.noise.p=-0.1", "augment.noise.p=-0.1: input should be greater than or equal to"),
+        ("augment.noise.std=0", "augment.noise.std=0: input should be greater than 0"),
+        ("augment.dropout.holes=1.5", "augment.dropout.holes=1.5: input should be a valid int"),
+        ("augment.strength=1.1", "augment.strength=1.1: input should be less than or equal to 1"),
+        ("augment.noise=0.3", "augment.noise=0.3: input should be a valid dictionary"),
+        ("augment.noise.sd=0.1", "did you mean 'augment.noise.std'"),
+        ("augment.rotate.p=0.1", "unknown setting 'augment.rotate'"),
+        ("sampling=even", "sampling='even': input should be 'natural' or 'balanced'"),
         ("nonsense", "not of the form key=value"),
     ],
 )
@@ -53,6 +62,8 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for kind in (Recipe, AugmentConfig):
+    groups = [type(value) for _, value in AugmentConfig() if isinstance(value, Transform)]
+    assert len(groups) == 9
+    for kind in (Recipe, AugmentConfig, *groups):
         for name, field in kind.model_fields.items():
             assert field.description, name

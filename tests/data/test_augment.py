@@ -467,6 +467,17 @@ def test_what_fires_changes_nothing_of_what_follows(first: str, second: str) -> 
             assert not np.array_equal(one, flat)
 
 
+def test_noise_and_dropout_are_drawn_independently() -> None:
+    # With one seed for both, much noise would come with many holes.
+    flat = np.full((64, 64), 128, np.uint8)
+    noise, dropout = (
+        Augmenter(only(1.0, **{name: {"p": 1}}), 64).batch([flat] * 400, numbered(400))
+        for name in ("noise", "dropout")
+    )
+    strong, black = noise.std(axis=(1, 2)), (dropout == 0).mean(axis=(1, 2))
+    assert abs(np.corrcoef(strong, black)[0, 1]) < 0.15
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_what_is_set_acts_under_any_policy(image: np.ndarray, policy: str, strength: float) -> None:
