@@ -26,7 +26,7 @@ MAX_LEVELS = 20
 FEWEST_KNOWN = 30
 LEAST_COVERAGE = 0.05
 # A level gives a class away when this share of its images, and of the class's, are in the cell.
-GIVEAWAY_PURITY, GIVEAWAY_SHARE, GIVEAWAY_RECORDS = 0.9, 0.5, 10
+GIVEAWAY_PURITY, GIVEAWAY_SHARE, GIVEAWAY_RECORDS = 0.85, 0.5, 10
 
 THRESHOLDS = (
     f"Strong: a value that holds at least {100 * GIVEAWAY_SHARE:.0f} % of a class and "
@@ -372,7 +372,7 @@ def _giveaways(table: np.ndarray) -> Iterator[tuple[int, int]]:
     purity = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     share = table / np.maximum(table.sum(axis=0, keepdims=True), 1)
     base = table.sum(axis=0) / table.sum()
-    # Where one class is nine tenths of everything, a level that is too gives nothing away.
+    # Where one class is nearly everything, a level that is too gives nothing away.
     telling = (purity >= GIVEAWAY_PURITY) & (1 - purity <= (1 - base) / _FEWER_ERRORS)
     cells = np.argwhere(telling & (share >= GIVEAWAY_SHARE) & (table >= GIVEAWAY_RECORDS))
     yield from sorted(
