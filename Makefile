@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint clean
+.PHONY: help demo test fast bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -18,6 +18,9 @@ test: $(VENV)/.test ## install, and run the whole test suite
 
 fast: $(VENV)/.test ## the tests that need no cluster and no training
 	$(BIN)/pytest -m fast
+
+bench: $(VENV)/.bench ## run the benches, and write docs/benchmarks.md
+	$(BIN)/python bench/run.py
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	$(BIN)/ruff check
@@ -41,4 +44,9 @@ $(VENV)/.test: pyproject.toml
 $(VENV)/.dev: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[bench]'
 	touch $@

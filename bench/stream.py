@@ -97,6 +97,7 @@ def _one_thread(worker: int) -> None:
 def spdl_threads(files: list[str], epochs: int) -> float:
     """Images a second of SPDL: decode and augment in threads, collate in another."""
     dataset = Images(files)
+    cv2.setNumThreads(1)
 
     def epoch(number: int) -> Iterator[torch.Tensor]:
         order = np.random.default_rng(number).permutation(len(files)).tolist()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ctray.errors import UserError
 
@@ -17,6 +17,17 @@ Tone = Literal["none", "equalise", "percentile"]
 AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
+
+# The transforms of each augmentation policy.
+POLICIES: dict[AugmentPolicy, tuple[str, ...]] = {
+    "none": (),
+    "light": ("crop", "brightness_contrast"),
+    "standard": ("crop", "affine", "brightness_contrast", "gamma"),
+    "strong": (
+        *("crop", "affine", "brightness_contrast", "gamma"),
+        *("clahe", "blur", "noise", "dropout"),
+    ),
+}
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -132,6 +143,14 @@ class AugmentConfig(Strict):
     blur: Blur = Field(Blur(), description="strong: 0.2")
     noise: Noise = Field(Noise(), description="strong: 0.2")
     dropout: Dropout = Field(Dropout(), description="strong: 0.5")
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        for name in type(self).model_fields.keys() - {"policy", "strength"}:
+            given = getattr(self, name).model_dump(exclude_none=True)
+            if given and "p" not in given and name not in POLICIES[self.policy]:
+                raise ValueError(f"the policy {self.policy!r} has no {name}: give it a p, too")
+        return self
 
 
 class Recipe(Strict):

@@ -19,21 +19,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ctray.config import AugmentConfig
+from ctray.config import POLICIES, AugmentConfig
 from ctray.data.preprocess import resize
 
 if TYPE_CHECKING:
     import albumentations
 
-_MEMBERS = {
-    "none": (),
-    "light": ("crop", "brightness_contrast"),
-    "standard": ("crop", "affine", "brightness_contrast", "gamma"),
-    "strong": (
-        *("crop", "affine", "brightness_contrast", "gamma"),
-        *("clahe", "blur", "noise", "dropout"),
-    ),
-}
 # These change neighbourhoods or need their own noise: albumentations does them, one by one.
 _PIXELWISE = ("clahe", "blur", "noise", "dropout")
 # One uniform number for each decision. A place of its own for each, so that switching one
@@ -66,7 +57,7 @@ def settings(config: AugmentConfig) -> Settings:
         "noise": {"p": 0.2, "std": 0.01 + 0.1 * s},
         "dropout": {"p": 0.5, "holes": 1 + int(6 * s), "size": 0.2},
     }
-    active = _MEMBERS[config.policy] if s > 0 else ()
+    active = POLICIES[config.policy] if s > 0 else ()
     for name, values in scaled.items():
         if name not in active:
             values["p"] = 0.0
@@ -87,7 +78,8 @@ class Plan:
     Attributes:
         boxes: int (n, 4), the crop's left, top, right and bottom in the source, px.
         matrices: float64 (n, 2, 3), pixel of the output to pixel of the crop.
-        warped: bool (n,); where False the crop is only resized.
+        cropped: bool (n,); where False the box is the whole image.
+        warped: bool (n,); where False the box is only resized.
         flipped: bool (n,), left and right swapped.
         tables: uint8 (n, 256), grey to grey.
         toned: bool (n,); where False the table changes nothing.
@@ -96,6 +88,7 @@ class Plan:
 
     boxes: np.ndarray
     matrices: np.ndarray
+    cropped: np.ndarray
     warped: np.ndarray
     flipped: np.ndarray
     tables: np.ndarray
@@ -158,6 +151,7 @@ class Augmenter:
         return Plan(
             boxes=boxes,
             matrices=matrices[:, :2],
+            cropped=crop,
             warped=fires["affine"],
             flipped=fires["flip"],
             tables=_tables(draws, chosen, bright, gamma),
@@ -169,8 +163,8 @@ class Augmenter:
         if plan.warped[i]:
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             cv2.warpAffine(crop, plan.matrices[i], (self._size, self._size), dst=out, flags=flags)
-        elif self._settings["crop"]["p"] == 0:
-            out[:] = resize(crop, self._size)
+        elif not plan.cropped[i]:
+            out[:] = resize(crop, self._size)  # as when nothing is changed
         else:
             cv2.resize(crop, (self._size, self._size), dst=out)
         if plan.flipped[i]:

@@ -10,7 +10,17 @@ import pytest
 from ctray.config import Recipe
 
 COMMANDS = (
-    *("prepare", "train", "evaluate", "predict", "explain", "promote", "versions", "serve"),
+    *(
+        "prepare",
+        "augment",
+        "train",
+        "evaluate",
+        "predict",
+        "explain",
+        "promote",
+        "versions",
+        "serve",
+    ),
     *("phantom", "demo"),
 )
 
@@ -48,8 +58,18 @@ def test_every_verb_shows_an_example(verb: str) -> None:
 def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train = ("train", "--data", images, "--out", out)
+    prepare = ("prepare", images, "--out", out)
     for arguments, sentence in [
         (("prepare", "/nowhere", "--out", out), "no such folder: /nowhere"),
+        ((*prepare, "--map", "COVID"), "--map 'COVID' is not of the form A=B"),
+        ((*prepare, "--map", "covid=X"), "did you mean 'COVID'?"),
+        ((*prepare, "--column", "labl=x"), "'labl' is not a column to map"),
+        ((*prepare, "--column", "label=x"), "'x' for label"),
+        ((*prepare, "--group-regex", "("), "'('"),
+        ((*prepare, "--fractions", "1,2"), "--fractions '1,2' is not of the form 0.7,0.15,0.15"),
+        ((*prepare, "--fractions", ".5,.5,.5"), "must add up to 1"),
+        ((*prepare, "--append"), f"{out} is not a store"),
+        (("augment", images, "--preview", tmp_path / "x.png"), "is not a store"),
         (("train", "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
         ((*train, "--set", "epoch=3"), "unknown setting 'epoch'; did you mean 'epochs'?"),
         ((*train, "--backbone", "resnet19"), "unknown backbone 'resnet19'; did you mean"),

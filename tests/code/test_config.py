@@ -43,6 +43,7 @@ def test_a_recipe_survives_its_own_json() -> None:
         ("augment.noise=0.3", "augment.noise=0.3: input should be a valid dictionary"),
         ("augment.noise.sd=0.1", "did you mean 'augment.noise.std'"),
         ("augment.rotate.p=0.1", "unknown setting 'augment.rotate'"),
+        ("augment.noise.std=0.1", "the policy 'standard' has no noise: give it a p, too"),
         ("sampling=even", "sampling='even': input should be 'natural' or 'balanced'"),
         ("nonsense", "not of the form key=value"),
     ],

@@ -88,6 +88,27 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
         assert service.wait(timeout=120) == 0
 
 
+def test_data(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    (commands,) = blocks("Data")
+    shutil.copytree(images, tmp_path / "xrays")
+    for path in sorted((tmp_path / "xrays" / "COVID" / "images").iterdir())[:20]:
+        (tmp_path / "more" / "COVID").mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "more" / "COVID" / path.name)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "300 records in " in done.stdout
+    assert "320 records in " in done.stdout
+    assert (tmp_path / "preview.png").is_file()
+    assert json.loads((tmp_path / "checked" / "store.json").read_text())["version"] == 2
+
+
 def test_the_demo(tmp_path: Path, environment: dict[str, str]) -> None:
     """`make demo` runs this command; here with less of everything."""
     assert "ctray demo" in (REPOSITORY / "Makefile").read_text()
