@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -69,8 +70,15 @@ class Store:
     inputs: tuple[str, ...]
 
     @classmethod
-    def open(cls, root: Path, version: int | None = None) -> Self:
-        """Open a finished store, the newest version unless told which.
+    def open(
+        cls, root: Path, version: int | None = None, columns: Sequence[str] | None = None
+    ) -> Self:
+        """Open a finished store.
+
+        Args:
+            root: its folder.
+            version: the newest unless told which.
+            columns: the columns of the manifest to read; all unless told which.
 
         Raises:
             UserError: not a store, no such version, or one written in another format.
@@ -78,7 +86,7 @@ class Store:
         folder, info = _find(root, version)
         return cls(
             root=root.resolve(),
-            manifest=pd.read_parquet(folder / MANIFEST),
+            manifest=pd.read_parquet(folder / MANIFEST, columns=list(columns) if columns else None),
             duplicates=pd.read_parquet(folder / DUPLICATES),
             classes=tuple(info["classes"]),
             size=info["size"],

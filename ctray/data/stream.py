@@ -32,13 +32,13 @@ from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
 
 # A block costs some milliseconds of Ray's bookkeeping; this size makes that small.
-_BLOCK_BYTES = 24 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 # The first blocks are small, so that the first batch comes soon.
 _FIRST_ROWS = 64
 # Pieces one execution is given: their references are made before the first batch.
 _PIECES_AN_EXECUTION = 256
 # Blocks that may wait in the object store for a worker that is slower than the tasks.
-_WAITING_BLOCKS = 8
+_WAITING_BLOCKS = 4
 # Augmenting is light beside training: reserve little, so that the tasks fit beside the workers.
 TASK_CPUS = 0.1
 
@@ -269,12 +269,15 @@ def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
     return {"image": images, "label": store.labels(records), "position": rows}
 
 
+# What a task needs of the manifest; a large one is as large as some blocks, in every process.
+_COLUMNS = ("id", "label", "split", "status", "shard", "row")
+
 # Kept in the task's process from block to block.
 
 
 @functools.lru_cache(maxsize=2)
 def _store(root: str, version: int) -> Store:
-    return Store.open(Path(root), version)
+    return Store.open(Path(root), version, _COLUMNS)
 
 
 @functools.lru_cache(maxsize=4)
