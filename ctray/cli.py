@@ -28,6 +28,8 @@ _REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/r
 
 # Of each kind of fault so many files are printed; the report has them all.
 LINES_A_FAULT = 5
+# From so many records on, one group with a fifth of them is odd.
+FEWEST_TO_WONDER = 50
 PHASES = ("decoding", "comparing")
 
 app = typer.Typer(
@@ -471,6 +473,12 @@ def print_store(store: "Store") -> None:
     if len(warned):
         first = warned.iloc[0]
         print(f"{len(warned)} warnings, the first: {first['path']}: {first['warning']}")
+    groups = usable["group"].value_counts()
+    if len(usable) >= FEWEST_TO_WONDER and groups.iloc[0] > len(usable) / 5:
+        print(
+            f"group {groups.index[0]!r} holds {groups.iloc[0]} of {len(usable)} records: "
+            "is that one patient, or a placeholder?"
+        )
     strong = [f for f in find_confounds(usable, store.classes).factors if f.verdict == "strong"]
     if strong:
         print(f"confounded: {strong[0].sentences[0]}")

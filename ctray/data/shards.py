@@ -1,0 +1,252 @@
+"""Decoding, shard by shard: Ray tasks that turn files into pixels and what is known of them.
+
+Each task writes one shard and then the table of its records, both whole or not at all, into a
+folder beside the store's place. What is there is not made again: a run that was killed goes on.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import ray
+
+from ctray.data.decode import ImageError, Picture, decode
+from ctray.data.duplicates import perceptual_hash
+from ctray.data.earlier import Base
+from ctray.data.layouts import FileRecord
+from ctray.data.preprocess import to_store
+from ctray.data.records import read_bytes
+from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
+
+# Small enough that two workers share a small set, large enough that a task is not all start-up;
+# fewer of large images, because a task holds its shard in memory.
+_MOST_A_SHARD, _LEAST_A_SHARD, _SHARD_BYTES = 256, 16, 2**25
+_TASK_CPUS = 0.9
+_PENDING_TASKS = 64
+ROWS, PLAN = "rows", "plan.json"
+_FROM_TABLES = ("modality", "scanner", "age", "sex", "view")
+_TAGS = ("study", "series", *_FROM_TABLES)
+
+Progress = Callable[[int, int], None]
+
+
+def plan_of(files: Sequence[FileRecord], base: Base, size: int) -> str:
+    """What the shards depend on: the files and stores as they are now, not their labels."""
+    digest = hashlib.sha256(f"{SCHEMA} {size} {base.fingerprints}".encode())
+    for file in files:
+        for place in (file.uri, file.mask):
+            stamp = ""
+            if place and "://" not in place and os.path.exists(place):
+                status = os.stat(place)
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            digest.update(f"{place}\0{stamp}\0".encode())
+    return digest.hexdigest()
+
+
+def open_partial(partial: Path, base: Base, plan: str) -> None:
+    """Keep the shards of an interrupted run over the same files, forget any others."""
+    note = partial / PLAN
+    if not note.exists() or note.read_text() != plan:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / SHARDS).mkdir(parents=True)
+        (partial / ROWS).mkdir()
+        note.write_text(plan)
+    for shard, source in base.links.items():
+        target = shard_path(partial, shard)
+        if not target.exists():
+            _link(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Shards never change: another name for the file costs no space."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        part = target.with_suffix(".part")
+        shutil.copyfile(source, part)
+        part.rename(target)
+
+
+def decode_files(
+    files: Sequence[FileRecord],
+    partial: Path,
+    first_shard: int,
+    size: int,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    """Decode files into shards of the partial folder, but for those that are there.
+
+    Args:
+        files: what to read.
+        partial: the folder, made by `open_partial`.
+        first_shard: number of the first shard to write.
+        size: side of the stored images in px.
+        progress: called with the files done and all files now and then.
+
+    Returns:
+        One row a record: the pages and frames of a file each, also the files at fault.
+    """
+    report = progress or _quiet
+    step = max(_LEAST_A_SHARD, min(_MOST_A_SHARD, _SHARD_BYTES // size**2))
+    chunks = [files[i : i + step] for i in range(0, len(files), step)]
+    task = ray.remote(num_cpus=_TASK_CPUS)(_write_shard)
+    running: dict[ray.ObjectRef, int] = {}
+    done = 0
+    for place, chunk in enumerate(chunks):
+        shard = first_shard + place
+        if _rows_path(partial, shard).exists():
+            done += len(chunk)
+            continue
+        if len(running) == _PENDING_TASKS:
+            done += _finish_one(running)
+            report(done, len(files))
+        places = [(file.uri, file.mask) for file in chunk]
+        running[task.remote(places, partial, shard, size)] = len(chunk)
+    report(done, len(files))
+    while running:
+        done += _finish_one(running)
+        report(done, len(files))
+    parts = [pd.read_parquet(_rows_path(partial, first_shard + i)) for i in range(len(chunks))]
+    return _with_listed(chunks, parts) if parts else pd.DataFrame()
+
+
+def _quiet(done: int, total: int) -> None:
+    del done, total
+
+
+def _finish_one(running: dict[ray.ObjectRef, int]) -> int:
+    (ready, *_), _ = ray.wait(list(running), num_returns=1)
+    ray.get(ready)
+    return running.pop(ready)
+
+
+def _rows_path(partial: Path, shard: int) -> Path:
+    return partial / ROWS / f"{shard:05d}.parquet"
+
+
+def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: int) -> None:
+    """One task: a shard of pixels, then a table of its records, each whole or not at all."""
+    cv2.setNumThreads(1)
+    rows: list[dict[str, Any]] = []
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    for place, (uri, mask_uri) in enumerate(files):
+        known: dict[str, Any] = {"file": place, "shard": shard, "row": -1, "uri": uri}
+        try:
+            data = read_bytes(uri)
+            known["bytes"] = len(data)
+            pictures = decode(data, uri.rpartition("/")[2].partition("?")[0])
+        except ImageError as error:
+            rows.append(known | {"status": error.fault, "reason": str(error)})
+            continue
+        mask, complaint = _read_mask(mask_uri, size)
+        for picture in pictures:
+            row = known | _describe(picture)
+            rows.append(row | {"row": len(images), "mask": mask is not None, "warning": complaint})
+            images.append(to_store(picture.pixels, size))
+            masks.append(mask)
+    if images:
+        columns = {"image": _tensor(images)}
+        if any(mask is not None for mask in masks):
+            blank = np.zeros((size, size), np.uint8)
+            columns["mask"] = _tensor([blank if mask is None else mask for mask in masks])
+        table = pa.table(columns)
+        part = shard_path(partial, shard).with_suffix(".part")
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        part.rename(shard_path(partial, shard))
+    part = _rows_path(partial, shard).with_suffix(".part")
+    pd.DataFrame(rows, columns=list(_COLUMNS)).fillna(_COLUMNS).astype(ROW_TYPES).to_parquet(part)
+    part.rename(_rows_path(partial, shard))
+
+
+# What a decoded record says where it says nothing.
+_COLUMNS: dict[str, Any] = {
+    **{"file": -1, "frame": 0, "frames": 1, "id": "", "uri": "", "width": 0, "height": 0},
+    **{"bits": 0, "format": "", "colour": False, "bytes": 0, "mean": 0.0, "std": 0.0},
+    **{"phash": "", "dicom_patient": "", "slice": "", "mask": False, "status": "ok", "reason": ""},
+    **{"warning": "", "shard": -1, "row": -1},
+    **dict.fromkeys(_TAGS, ""),
+}
+ROW_TYPES = {name: type(value) for name, value in _COLUMNS.items()}
+
+
+def _tensor(images: list[np.ndarray]) -> pa.Array:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images))
+
+
+def _describe(picture: Picture) -> dict[str, Any]:
+    height, width = picture.pixels.shape
+    mean, std = cv2.meanStdDev(picture.pixels)
+    tags = {name: picture.tags.get(name, "") for name in (*_TAGS, "slice")}
+    return tags | {
+        "frame": picture.frame,
+        "frames": picture.frames,
+        "id": record_id(picture.pixels),
+        "width": width,
+        "height": height,
+        "bits": picture.bits,
+        "format": picture.format,
+        "colour": picture.colour,
+        "mean": float(mean[0, 0]),
+        "std": float(std[0, 0]),
+        "phash": perceptual_hash(picture.pixels).hex(),
+        "dicom_patient": picture.tags.get("patient", ""),
+    }
+
+
+def _read_mask(uri: str, size: int) -> tuple[np.ndarray | None, str]:
+    """A mask, uint8 (size, size), nearest pixels; or None and why, if there should be one."""
+    if not uri:
+        return None, ""
+    try:
+        mask = decode(read_bytes(uri))[0].pixels
+    except ImageError as error:
+        if error.fault == "blank":  # nothing is marked
+            return np.zeros((size, size), np.uint8), ""
+        return None, f"its mask cannot be used: {error}"
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST), ""
+
+
+def _with_listed(
+    chunks: Sequence[Sequence[FileRecord]], parts: Sequence[pd.DataFrame]
+) -> pd.DataFrame:
+    """The decoded records with what folders and tables say of their files."""
+    rows = pd.concat(
+        [part.assign(chunk=place) for place, part in enumerate(parts)], ignore_index=True
+    )
+    files = [chunks[c][f] for c, f in zip(rows["chunk"], rows["file"], strict=True)]
+    frames = zip(files, rows["frame"], rows["frames"], strict=True)
+    rows["path"] = [f"{file.path}#{n}" if of > 1 else file.path for file, n, of in frames]
+    for name in ("label", "source"):
+        rows[name] = [getattr(file, name) for file in files]
+    rows["patient"] = [file.group for file in files]
+    rows["given_split"] = [file.split for file in files]
+    meta = pd.DataFrame([dict(file.meta) for file in files], index=rows.index)
+    for name in meta.columns:
+        values = meta[name].fillna("").astype(str)
+        # A table may know what the file does not say of the patient and the machine. Its study or
+        # series may be anything, and would tie records together.
+        tag = name.lower()
+        if tag in _FROM_TABLES:
+            rows[tag] = rows[tag].where(rows[tag] != "", values)
+        else:
+            rows[f"meta.{name}"] = values
+    return _in_slice_order(rows.drop(columns=["chunk", "file", "frame", "frames"]))
+
+
+def _in_slice_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Number the slices of each series from 0, −1 elsewhere, and bring them into that order."""
+    place = pd.to_numeric(rows["slice"], errors="coerce").where(rows["series"] != "")
+    rows["slice"] = place.groupby(rows["series"]).rank(method="first").fillna(0).astype(int) - 1
+    order = np.arange(len(rows))
+    for _, members in rows[rows["slice"] >= 0].groupby("series"):
+        order[members.index] = members.sort_values("slice").index
+    return rows.iloc[order].reset_index(drop=True)
