@@ -108,7 +108,7 @@ def spdl_threads(files: list[str], epochs: int) -> float:
             .aggregate(BATCH, drop_last=True)
             .pipe(default_collate)
             .add_sink(4)
-            .build(num_threads=CORES)
+            .build(num_threads=CORES + 1)  # one more to collate
         )
         with built.auto_stop():
             for batch, _ in built.get_iterator():
