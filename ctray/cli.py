@@ -99,7 +99,10 @@ def prepare(
     )
     if not append:
         check_empty(out)
-    with ray_session(verbose), Progress(console=error_console(), transient=True) as bar:
+    console = error_console()
+    # Not on a terminal it would still print the line it ends with.
+    hidden = not console.is_terminal
+    with ray_session(verbose), Progress(console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("decoding", total=len(listing.files))
 
         def show(done: int, total: int) -> None:
