@@ -119,7 +119,7 @@ def _find_near(manifest: pd.DataFrame, base: Base, partial: Path) -> pd.DataFram
         [bytes.fromhex(text) for text in single["phash"]],
         lambda rows: read_images(partial, single.iloc[rows]),
         # The earlier ones come first, and were compared with each other then.
-        int((single.index < base.compared).sum()),
+        int(single["compared"].sum()),
     )
     at = single.index.to_numpy()
     pairs = [

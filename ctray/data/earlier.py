@@ -16,13 +16,12 @@ from ctray.errors import UserError
 class Base:
     """Records that come from earlier stores.
 
-    The first `compared` records are of one store: near-duplicates among them are known. `links` are
-    the shards, by their number in the new store.
+    In `manifest` those marked `compared` come first and are of one store: near-duplicates among
+    them are in `near`. `links` are the shards, by their number in the new store.
     """
 
     manifest: pd.DataFrame
     near: pd.DataFrame
-    compared: int
     links: dict[int, Path]
     shards: int
     version: int
@@ -48,7 +47,8 @@ def read_stores(
     Raises:
         UserError: a store of another size.
     """
-    manifests, near, opened = [pd.DataFrame()], [pd.DataFrame()], []
+    manifests, near = [pd.DataFrame()], [pd.DataFrame()]
+    opened: list[Store] = []
     links: dict[int, Path] = {}
     shards, taken = 0, set[str]()
     for given in stores:
@@ -58,6 +58,7 @@ def read_stores(
                 f"the store {given.root} holds {store.size} px images: add --size {store.size}"
             )
         rows = store.manifest.copy()
+        rows["compared"] = not opened
         rows["earlier"] = rows["group"]
         rows["earlier_split"] = rows["split"] if keep_splits else ""
         rows["label"] = rows["label"].replace(dict(given.mapping))
@@ -78,7 +79,6 @@ def read_stores(
     return Base(
         manifest=pd.concat(manifests[bool(opened) :], ignore_index=True),
         near=pd.concat(near[bool(opened) :], ignore_index=True),
-        compared=len(opened[0].manifest) if opened else 0,
         links=links,
         shards=shards,
         version=opened[0].version if append else 0,
@@ -110,5 +110,5 @@ def join(base: Base, decoded: pd.DataFrame) -> pd.DataFrame:
         distinction = _distinction(decoded["path"], set(earlier["path"]))
         decoded = decoded.assign(path=distinction + decoded["path"])
     # An empty frame would turn the numbers of the other into fractions.
-    parts = [earlier.assign(new=False), decoded.assign(new=True)]
+    parts = [earlier.assign(new=False), decoded.assign(new=True, compared=False)]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)

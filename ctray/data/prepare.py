@@ -192,7 +192,12 @@ def _to_append(listing: Listing, store: Store, options: Options) -> Listing:
         raise UserError("--fractions and --append exclude each other: a store keeps its fractions")
     if any(given.root == store.root for given in listing.stores):
         raise UserError(f"the store {store.root} cannot be appended to itself")
-    known = set(store.manifest.loc[store.manifest["row"] >= 0, "uri"])
+    # What could not be read then is read again, unless it is as long as it was.
+    known = {
+        uri
+        for uri, row, size in store.manifest[["uri", "row", "bytes"]].itertuples(index=False)
+        if row >= 0 or (os.path.isfile(uri) and os.path.getsize(uri) == size)
+    }
     files = tuple(file for file in listing.files if file.uri not in known)
     if not files and not listing.stores:
         raise UserError(f"nothing to append: {store.root} has every file of {listing.roots[0]}")

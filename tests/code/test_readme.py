@@ -32,6 +32,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+def run_shell(script: str, folder: Path, environment: dict[str, str]) -> str:
+    """What a script prints when every command of it succeeds."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     commands, serving = blocks("Step by step")
     shutil.copytree(images, tmp_path / "xrays")
@@ -44,15 +58,7 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
         "batch_size: {choice: [16]}\nlr: {low: 1.0e-3, high: 1.0e-2, log: true}\n"
     )
     script = commands.replace("--trials 12 --time-budget 2h", "--trials 2 --max-epochs 1")
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_shell(script, tmp_path, environment)
     for made in (
         "store/store.json",
         "run/bundle/SHA256SUMS",
@@ -94,17 +100,9 @@ def test_data(images: Path, tmp_path: Path, environment: dict[str, str]) -> None
     for path in sorted((tmp_path / "xrays" / "COVID" / "images").iterdir())[:20]:
         (tmp_path / "more" / "COVID").mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / "more" / "COVID" / path.name)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "300 records in " in done.stdout
-    assert "320 records in " in done.stdout
+    printed = run_shell(commands, tmp_path, environment)
+    assert "300 records in " in printed
+    assert "320 records in " in printed
     assert (tmp_path / "preview.png").is_file()
     assert json.loads((tmp_path / "checked" / "store.json").read_text())["version"] == 2
 
@@ -112,17 +110,11 @@ def test_data(images: Path, tmp_path: Path, environment: dict[str, str]) -> None
 def test_the_demo(tmp_path: Path, environment: dict[str, str]) -> None:
     """`make demo` runs this command; here with less of everything."""
     assert "ctray demo" in (REPOSITORY / "Makefile").read_text()
-    done = subprocess.run(
-        ["ctray", "demo", "--images-per-class", "24", "--trials", "1", "--epochs", "1"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
+    printed = run_shell(
+        "ctray demo --images-per-class 24 --trials 1 --epochs 1", tmp_path, environment
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("/v1/predict") == 5, "four predictions and the hint at the end"
-    assert re.search(r"Viral Pneumonia +[01]\.\d{4}", done.stdout)
+    assert printed.count("/v1/predict") == 5, "four predictions and the hint at the end"
+    assert re.search(r"Viral Pneumonia +[01]\.\d{4}", printed)
     for made in ("report/report.html", "study/study.html", "evidence.png"):
         assert (tmp_path / "demo-out" / made).is_file()
-        assert made in done.stdout
+        assert made in printed

@@ -260,6 +260,24 @@ def test_appending_moves_nothing_and_keeps_the_earlier_version(
     assert np.array_equal(after.images(row)[0], expected)
     with pytest.raises(UserError, match="nothing to append"):
         prepare(list_folder(later), out, Options(size=64), append=True)
+    # A broken file is a reason to append once, and again when it was repaired.
+    late = later / "COVID" / "late.png"
+    whole = cv2.imencode(".png", 255 - cv2.imread(str(later / "COVID" / "known.png"), 0))[
+        1
+    ].tobytes()
+    late.write_bytes(whole[:500])
+    broken = prepare(list_folder(later), out, Options(size=64), append=True)
+    assert (broken.manifest["status"] == "truncated").sum() == 1
+    with pytest.raises(UserError, match="nothing to append"):
+        prepare(list_folder(later), out, Options(size=64), append=True)
+    # The repaired one is the brightened copy of an old record: it must be compared with that.
+    old = first_image(copy, "COVID")
+    cv2.imwrite(str(late), np.minimum(cv2.imread(str(old), 0), 250) + 5)
+    repaired = prepare(list_folder(later), out, Options(size=64), append=True)
+    row = repaired.manifest[repaired.manifest["path"] == "COVID/late.png"]
+    assert row["row"].tolist() == [0]
+    group = repaired.manifest.set_index("uri").loc[str(old), "group"]
+    assert row["group"].tolist() == [group]
 
 
 def test_an_interrupted_append_leaves_the_earlier_version(
