@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from ctray.data.decode import decode_image
+from ctray.data.duplicates import Pair
 from ctray.data.prepare import Options, prepare
 from ctray.data.preprocess import to_store
 from ctray.data.records import Input, list_folder, list_inputs
@@ -401,6 +402,20 @@ def test_a_conflict_is_seen_past_a_copy_without_a_label(
     store = prepare(list_folder(tmp_path / "list.csv"), tmp_path / "store", Options(size=64))
     status = store.manifest.set_index("uri")["status"]
     assert status[str(source)] == status[str(tmp_path / "a.jpg")] == "conflict"
+
+
+def test_look_alikes_under_two_labels_stay_and_copies_do_not(
+    cluster: None, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folders follow each other: 0 and 1 are COVID, 100 and 101 Lung_Opacity.
+    pairs = [Pair(0, 100, 0.74, False), Pair(1, 101, 0.76, False)]
+    monkeypatch.setattr("ctray.data.checks.near_duplicates", lambda *_: pairs)
+    store = prepare(list_folder(copy), tmp_path / "store", Options(size=64))
+    rows = store.manifest.iloc[[0, 100, 1, 101]]
+    assert rows["label"].tolist() == ["COVID", "Lung_Opacity"] * 2
+    assert rows["status"].tolist() == ["ok", "ok", "conflict", "conflict"]
+    assert rows["group"].iloc[0] == rows["group"].iloc[1]
+    assert store.duplicates["conflict"].tolist() == [False, True]
 
 
 def test_strict_makes_a_fault_an_error(cluster: None, copy: Path, tmp_path: Path) -> None:
