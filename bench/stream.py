@@ -135,7 +135,7 @@ def stream(store: Store, epochs: int, waits: list[list[float]]) -> float:
         now = time.perf_counter()
         if step % steps == 0:
             waited.append(now - mark)
-            start = start or now if step else 0.0
+            start = start or (mark if step else 0.0)
         if step >= steps:
             count += len(batch.images)
         mark = now
@@ -144,7 +144,7 @@ def stream(store: Store, epochs: int, waits: list[list[float]]) -> float:
 
 
 def where(store: Store, per_image: float) -> None:
-    """Core-microseconds an image of each part; what is left is Ray's."""
+    """Core-microseconds an image of each part; what is left is Ray's and waiting."""
     records = store.records("all")
     keys = np.array([record_key(0, 0, r) for r in records["id"]], np.uint64)
     places = list(zip(records["shard"], records["row"], strict=True))
@@ -162,7 +162,7 @@ def where(store: Store, per_image: float) -> None:
         ray.get(ray.put(made))
         seconds["copy"] += time.perf_counter() - mark
     parts = {name: 1e6 * value / len(records) for name, value in seconds.items()}
-    parts["ray"] = max(0.0, CORES * 1e6 / per_image - sum(parts.values()))
+    parts["the rest: Ray, waiting"] = max(0.0, CORES * 1e6 / per_image - sum(parts.values()))
     for name, value in parts.items():
         emit("stream", f"where the time goes: {name}", "core-µs/image", value, len(records))
 

@@ -42,7 +42,10 @@ def check_records(
     manifest.loc[unlabelled, "reason"] = "neither a folder nor a table gives it a label"
     if manifest.loc[stored, "colour"].mean() < 0.5:
         coloured = stored & manifest["colour"]
-        manifest.loc[coloured, "warning"] = "a colour picture among grey ones"
+        before = manifest.loc[coloured, "warning"]
+        manifest.loc[coloured, "warning"] = "a colour picture among grey ones" + before.where(
+            before == "", "; " + before
+        )
     exact = _mark_exact(manifest)
     near = _find_near(manifest, base, partial)
     return manifest, pd.concat([exact, near], ignore_index=True).astype(_PAIR_TYPES)
@@ -63,13 +66,13 @@ def _pair(
     manifest: pd.DataFrame, first: int, second: int, similarity: float, flipped: bool
 ) -> dict[str, Any]:
     """A pair of records by their place in the manifest."""
-    (path, other), (id_, other_id), (label, other_label) = (
-        manifest[column].iloc[[first, second]] for column in ("path", "id", "label")
+    (path, other), (label, other_label) = (
+        manifest[column].iloc[[first, second]] for column in ("path", "label")
     )
     return {
         "first": path,
         "second": other,
-        "kind": "exact" if id_ == other_id else "near",
+        "kind": "near",
         "similarity": similarity,
         "flipped": flipped,
         "conflict": label != other_label and bool(label and other_label) and similarity >= _CERTAIN,

@@ -47,7 +47,7 @@ def read_stores(
     Raises:
         UserError: a store of another size.
     """
-    manifests, near = [pd.DataFrame()], [pd.DataFrame()]
+    manifests, near = [pd.DataFrame()], pd.DataFrame()
     opened: list[Store] = []
     links: dict[int, Path] = {}
     shards, taken = 0, set[str]()
@@ -73,12 +73,13 @@ def read_stores(
         rows["shard"] += shards
         shards += int(rows["shard"].max()) - shards + 1
         manifests.append(rows)
-        pairs = store.duplicates[store.duplicates["kind"] == "near"]
-        near.append(pairs.assign(first=prefix + pairs["first"], second=prefix + pairs["second"]))
+        if not opened:
+            pairs = store.duplicates[store.duplicates["kind"] == "near"]
+            near = pairs.assign(first=prefix + pairs["first"], second=prefix + pairs["second"])
         opened.append(store)
     return Base(
         manifest=pd.concat(manifests[bool(opened) :], ignore_index=True),
-        near=pd.concat(near[bool(opened) :], ignore_index=True),
+        near=near,
         links=links,
         shards=shards,
         version=opened[0].version if append else 0,

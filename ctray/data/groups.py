@@ -76,8 +76,6 @@ def assign_splits(
     if given:
         fixed = fixed.where(fixed != "", records["given_split"])
     known = records.assign(fixed=fixed)[fixed != ""]
-    if not given:
-        check_leaks(records.assign(given_split=""))
     splits = dict(zip(known["group"], known["fixed"], strict=True))
     if given and "val" not in set(splits.values()) and fractions[1] > 0:
         # Ready-made sets often have train and test only: what chooses the checkpoint must not be

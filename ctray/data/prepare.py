@@ -134,7 +134,7 @@ def prepare(
         "fractions": list(fractions),
         "fingerprint": fingerprint(manifest, options.size),
         "synthetic": listing.synthetic or base.synthetic,
-        "ignored_files": [*base.ignored, *listing.ignored],
+        "ignored_files": list(dict.fromkeys([*base.ignored, *listing.ignored])),
         "inputs": list(dict.fromkeys([*base.inputs, *listing.roots])),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -212,6 +212,8 @@ class _Shard:
 
 
 # By path and inode: a store that was removed and made anew at the same place is another one.
+# Each holds a file open: a process may have a thousand.
+_MOST_MAPPED = 512
 _MAPPED: dict[tuple[str, int, int], _Shard] = {}
 
 
@@ -225,5 +227,7 @@ def _map_shard(root: str, shard: int) -> _Shard:
             memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         table = pa.ipc.open_file(pa.py_buffer(memory)).read_all()
         columns = {name: table[name].chunk(0).to_numpy_ndarray() for name in table.column_names}
+        while len(_MAPPED) >= _MOST_MAPPED:
+            del _MAPPED[next(iter(_MAPPED))]
         known = _MAPPED[key] = _Shard(memory, columns)
     return known

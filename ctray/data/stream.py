@@ -114,7 +114,7 @@ class Stream:
         pieces: list[tuple[int, int, int]],
         batch_size: int,
     ) -> Iterator[Batch]:
-        work = _Work(str(self.store.root), self.store.version, self.spec, augment, order)
+        work = _Work(*self.store.place, self.store.fingerprint, self.spec, augment, order)
         for start in range(0, len(pieces), _PIECES_AN_EXECUTION):
             dataset = self._dataset(work, pieces[start : start + _PIECES_AN_EXECUTION])
             # Whole blocks come as views into the object store; so do the batches cut from them.
@@ -234,6 +234,7 @@ class _Work:
 
     root: str
     version: int
+    fingerprint: str
     spec: PreprocessSpec
     augment: AugmentConfig | None
     order: _Order
@@ -251,7 +252,7 @@ def _cut(rows: int, batch_size: int, rows_a_block: int, first: bool) -> Iterator
 def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
     """One block: read the mapped shards, tone, augment."""
     cv2.setNumThreads(1)
-    store = _store(work.root, work.version)
+    store = _store(work.root, work.version, work.fingerprint)
     rows, keys = _rows(work, int(piece["epoch"][0]))
     cut = slice(int(piece["start"][0]), int(piece["stop"][0]))
     rows, keys = rows[cut], keys[cut]
@@ -276,22 +277,25 @@ _COLUMNS = ("id", "label", "split", "status", "shard", "row")
 
 
 @functools.lru_cache(maxsize=2)
-def _store(root: str, version: int) -> Store:
-    return Store.open(Path(root), version, _COLUMNS)
+def _store(root: str, version: int, fingerprint: str) -> Store:
+    store = Store.open(Path(root), version, _COLUMNS)
+    if store.fingerprint != fingerprint:
+        raise UserError(f"the store {root} was replaced while it was read: start again")
+    return store
 
 
 @functools.lru_cache(maxsize=4)
-def _records_of(root: str, version: int, split: str) -> pd.DataFrame:
-    return _store(root, version).records(split)
+def _records_of(root: str, version: int, fingerprint: str, split: str) -> pd.DataFrame:
+    return _store(root, version, fingerprint).records(split)
 
 
 def _records(store: Store, split: str) -> pd.DataFrame:
-    return _records_of(str(store.root), store.version, split)
+    return _records_of(*store.place, store.fingerprint, split)
 
 
 @functools.lru_cache(maxsize=4)
 def _rows(work: _Work, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    return work.order.rows(_store(work.root, work.version), epoch)
+    return work.order.rows(_store(work.root, work.version, work.fingerprint), epoch)
 
 
 @functools.lru_cache(maxsize=4)
