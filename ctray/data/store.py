@@ -104,10 +104,10 @@ class Store:
         return str(self.root), self.version
 
     def records(self, split: str) -> pd.DataFrame:
-        """Usable rows of one split (or `all`), in a fixed order, index 0..n-1."""
+        """Usable rows of a split, of several (`train+val`) or `all`; fixed order, index 0..n-1."""
         usable = self.manifest[self.manifest["status"] == "ok"]
         if split != "all":
-            usable = usable[usable["split"] == split]
+            usable = usable[usable["split"].isin(split.split("+"))]
         return usable.reset_index(drop=True)
 
     def labels(self, records: pd.DataFrame) -> np.ndarray:

@@ -80,19 +80,28 @@ class Stream:
         epochs: range,
         batch_size: int,
         sampling: Sampling = "natural",
+        skip: int = 0,
     ) -> Iterator[Batch]:
         """Augmented batches of these epochs, `batch_size` records over all workers each.
 
         Every epoch has `steps_per_epoch` batches; the records that do not fill a last batch wait
-        for another epoch's order. `balanced` draws every class equally often.
+        for another epoch's order. `balanced` draws every class equally often. The first `skip`
+        batches of the first epoch are left out: a resumed run goes on where it was.
         """
         steps = steps_per_epoch(len(self.records), batch_size)
-        share = batch_size // self.world
-        order = _Order(self.split, self.rank, self.world, steps, share, seed, sampling)
+        mine = share_of(batch_size, self.rank, self.world)
+        share = mine.stop - mine.start
+        order = _Order(self.split, self.rank, self.world, steps, batch_size, seed, sampling)
         pieces = [
             (epoch, start, stop)
             for epoch in epochs
-            for start, stop in _cut(steps * share, share, self._rows_a_block, epoch == epochs[0])
+            for start, stop in _cut(
+                skip * share if epoch == epochs[0] else 0,
+                steps * share,
+                share,
+                self._rows_a_block,
+                epoch == epochs[0],
+            )
         ]
         return self._batches(order, augment, pieces, share)
 
@@ -100,7 +109,7 @@ class Stream:
         """This worker's part of the split, unchanged, in order; all workers' parts add up to it."""
         order = _Order(self.split, self.rank, self.world, 0, 0, 0, "natural")
         rows = len(range(self.rank, len(self.records), self.world))
-        pieces = [(-1, *piece) for piece in _cut(rows, batch_size, self._rows_a_block, True)]
+        pieces = [(-1, *piece) for piece in _cut(0, rows, batch_size, self._rows_a_block, True)]
         return self._batches(order, None, pieces, batch_size)
 
     @property
@@ -164,6 +173,17 @@ def steps_per_epoch(records: int, batch_size: int) -> int:
     return records // batch_size
 
 
+def share_of(batch_size: int, rank: int, world: int) -> slice:
+    """The places of a global batch that a worker takes.
+
+    Shares differ by two records at most, and neighbours (places 0 and 1, 2 and 3 …) stay together:
+    mixing takes them in pairs.
+    """
+    pairs = (batch_size + 1) // 2
+    start, stop = (2 * (pairs * edge // world) for edge in (rank, rank + 1))
+    return slice(start, min(stop, batch_size))
+
+
 class _Pause(ExecutionCallback):
     """Let the scheduling loop sleep between its steps.
 
@@ -187,7 +207,7 @@ class _Order:
     rank: int
     world: int
     steps: int
-    share: int
+    batch_size: int
     seed: int
     sampling: Sampling
 
@@ -202,8 +222,8 @@ class _Order:
             drawn, turns = _balanced(store.labels(records), generator)
         else:
             drawn, turns = generator.permutation(len(records)), np.zeros(len(records), int)
-        places = np.arange(self.steps * self.world * self.share)
-        mine = places.reshape(self.steps, self.world, self.share)[:, self.rank].ravel()
+        places = np.arange(self.steps * self.batch_size).reshape(self.steps, self.batch_size)
+        mine = places[:, share_of(self.batch_size, self.rank, self.world)].ravel()
         rows, turns = drawn[mine], turns[mine]
         ids = records["id"].to_numpy()[rows]
         # A record drawn again in the same epoch looks different.
@@ -240,9 +260,11 @@ class _Work:
     order: _Order
 
 
-def _cut(rows: int, batch_size: int, rows_a_block: int, first: bool) -> Iterator[tuple[int, int]]:
+def _cut(
+    start: int, rows: int, batch_size: int, rows_a_block: int, first: bool
+) -> Iterator[tuple[int, int]]:
     """Places in the order from block to block: whole batches, the first ones small if asked."""
-    start, target = 0, _FIRST_ROWS if first else rows_a_block
+    target = _FIRST_ROWS if first else rows_a_block
     while start < rows:
         whole = max(1, min(target, rows_a_block) // batch_size) * batch_size
         yield start, min(start + whole, rows)

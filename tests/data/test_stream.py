@@ -49,6 +49,19 @@ def test_two_workers_see_in_every_step_what_one_sees(store: Store) -> None:
         assert np.array_equal(batch.labels, labels)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_resumed_stream_goes_on_where_it_was(store: Store, world: int) -> None:
+    for rank in range(world):
+        stream = Stream(store, "train", SPEC, rank, world)
+        whole = list(stream.training(AUGMENT, 1, range(2), 16))
+        steps = len(whole) // 2
+        rest = list(stream.training(AUGMENT, 1, range(1, 2), 16, skip=3))
+        assert len(rest) == steps - 3
+        for batch, again in zip(whole[steps + 3 :], rest, strict=True):
+            assert np.array_equal(batch.images, again.images)
+            assert np.array_equal(batch.positions, again.positions)
+
+
 def test_an_epoch_holds_no_record_twice_and_the_next_is_another_order(store: Store) -> None:
     first, again, second = epoch(store, 1), epoch(store, 1), epoch(store, 1, number=1)
     order = [
