@@ -1,7 +1,7 @@
 """Feeding: the store's stream against the loaders one would pick instead.
 
 All sides make the same batches: 224 px, one grey channel, 32 images, the policy `standard`
-(crop, affine, brightness and contrast, gamma) in new order every epoch. The peers run the
+(crop, affine, flip, brightness and contrast, gamma) in new order every epoch. The peers run the
 albumentations pipeline as people write it; images a second from the second epoch on.
 """
 
@@ -52,6 +52,7 @@ def pipeline() -> A.Compose:
                 shear=(-6 * s, 6 * s),
                 p=0.7,
             ),
+            A.HorizontalFlip(p=0.5),
             A.RandomBrightnessContrast(0.4 * s, 0.4 * s, p=0.5),
             A.RandomGamma((100 - 40 * s, 100 + 60 * s), p=0.3),
         ]

@@ -4,8 +4,8 @@ The same triple gives the same pixels in any process, at any number of workers a
 The transforms and the distributions of their parameters are albumentations'. Crop, flip, rotation,
 shift, scale and shear are done in one warp instead of two or three, brightness, contrast and gamma
 in one table, and the parameters of a whole batch are drawn at once: twice as fast, and each pixel
-is interpolated once (docs/decisions/augmentation.md). No policy flips unless it is asked to: the
-heart has a side, and nobody is filmed upside down.
+is interpolated once (docs/decisions/augmentation.md). Nobody is filmed upside down: nothing is
+flipped or turned that far.
 """
 
 import functools
@@ -49,7 +49,7 @@ def settings(config: AugmentConfig) -> Settings:
     scaled: Settings = {
         "crop": {"p": 1.0, "area": 1 - 0.5 * s, "aspect": 1 / (1 - 0.2 * s)},
         "affine": {"p": 0.7, "rotate": 20 * s, "shift": 0.1 * s, "scale": 0.1 * s, "shear": 6 * s},
-        "flip": {"p": 0.0},
+        "flip": {"p": 0.5},
         "brightness_contrast": {"p": 0.5, "brightness": 0.4 * s, "contrast": 0.4 * s},
         "gamma": {"p": 0.3, "low": 1 - 0.4 * s, "high": 1 + 0.6 * s},
         "clahe": {"p": 0.2, "clip": 1 + 4 * s},

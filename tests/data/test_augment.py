@@ -494,9 +494,13 @@ def test_what_is_set_acts_under_any_policy(image: np.ndarray, policy: str, stren
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_policy_flips(image: np.ndarray, policy: str) -> None:
+def test_half_of_the_images_are_flipped_by_policies_beyond_light(
+    image: np.ndarray, policy: str
+) -> None:
     for strength in (0.1, 0.5, 1.0):
-        assert not planned(AugmentConfig(policy=policy, strength=strength)).flipped.any()
+        flipped = planned(AugmentConfig(policy=policy, strength=strength)).flipped
+        expected = 0.5 if policy in ("standard", "strong") else 0.0
+        assert flipped.mean() == pytest.approx(expected, abs=0.06)
 
 
 def test_a_flip_that_is_asked_for_mirrors(image: np.ndarray) -> None:
