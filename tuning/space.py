@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ctray.config import Recipe, Strict, read_yaml
 from ctray.errors import UserError
-from ctray.models.backbones import check_backbone
+from ctray.models.names import check_backbone
 
 DEFAULT_SPACE = Path(__file__).parent / "spaces" / "default.yaml"
 # The search sets these itself.

@@ -33,7 +33,6 @@ from ctray.data.records import (
     Listing,
     StoreInput,
     check_spelling,
-    list_folder,
     read_bytes,
 )
 from ctray.data.report import write_report
@@ -48,7 +47,6 @@ from ctray.data.store import (
     STAMP_KEY,
     VERSIONS,
     Store,
-    is_store,
     read_images,
     version_stamp,
 )
@@ -163,17 +161,6 @@ def read_fractions(text: str | None) -> tuple[float, float, float] | None:
     if min(train, val, test) < 0 or train == 0 or abs(train + val + test - 1) > 1e-6:
         raise UserError(f"--fractions {text!r} must add up to 1, with some of it for training")
     return train, val, test
-
-
-def check_data(data: Path) -> None:
-    """Raise the mistakes in a store or data folder that show without opening an image."""
-    if not is_store(data):
-        list_folder(data)
-
-
-def open_or_prepare(data: Path, place: Path) -> Store:
-    """The store at `data`, or one made of the folder `data` in `place`; needs a running Ray."""
-    return Store.open(data) if is_store(data) else prepare(list_folder(data), place)
 
 
 def fingerprint(manifest: pd.DataFrame, size: int) -> str:

@@ -1,6 +1,5 @@
 """Models by name: `small_cnn` is ours, every other name is timm's."""
 
-import difflib
 from typing import Any, Literal
 
 import timm
@@ -10,28 +9,20 @@ from torch import nn
 
 from ctray.config import PreprocessSpec, Recipe
 from ctray.errors import UserError
+from ctray.models.names import SMALL_CNN, check_backbone, timm_name
 from ctray.models.small_cnn import SmallCNN
 from ctray.models.weights import load_pretrained
 
-SMALL_CNN = "small_cnn"
 # The weights of the pip package were trained on (x − 127) / 128, not on ImageNet's mean and std.
 LITE0_MEAN, LITE0_STD = (127.0,) * 3, (128.0,) * 3
-# timm's own `xception` is an alias it warns about.
-_ALIASES = {"xception": "legacy_xception"}
-
-
-def check_backbone(name: str) -> None:
-    """Raise UserError naming the nearest known name when `name` is not a backbone."""
-    # timm names one architecture's weights after a dot: resnet18.a1_in1k.
-    if name == SMALL_CNN or _timm_name(name).partition(".")[0] in timm.list_models():
-        return
-    near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "use small_cnn or a name of timm.list_models()"
-    raise UserError(f"unknown backbone {name!r}; {hint}")
 
 
 def build_model(
-    backbone: str, num_classes: int, image_size: int, dropout: float = 0.0
+    backbone: str,
+    num_classes: int,
+    image_size: int,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """A randomly initialised model: float (N, channels, S, S) to float (N, num_classes) logits.
 
@@ -40,13 +31,18 @@ def build_model(
     """
     check_backbone(backbone)
     if backbone == SMALL_CNN:
+        if drop_path:
+            raise UserError("small_cnn has no drop_path: --set drop_path=0")
         return SmallCNN(num_classes, dropout)
-    sized: dict[str, Any] = {} if _takes_any_size(backbone) else {"img_size": image_size}
+    extra: dict[str, Any] = {} if _takes_any_size(backbone) else {"img_size": image_size}
+    extra |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
         return timm.create_model(
-            _timm_name(backbone), num_classes=num_classes, drop_rate=dropout, **sized
+            timm_name(backbone), num_classes=num_classes, drop_rate=dropout, **extra
         )
     except (AssertionError, TypeError) as error:
+        if "drop_path_rate" in str(error):
+            raise UserError(f"{backbone} has no drop_path: --set drop_path=0") from error
         raise UserError(
             f"{backbone} cannot be built for {image_size} px images: {error}"
         ) from error
@@ -55,9 +51,11 @@ def build_model(
 def initial_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The model a run starts from: seeded, with the recipe's pretrained weights in place."""
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.backbone, num_classes, recipe.image_size, recipe.dropout)
+    model = build_model(
+        recipe.backbone, num_classes, recipe.image_size, recipe.dropout, recipe.drop_path
+    )
     source = resolve_weights(recipe)
-    load_pretrained(model, _timm_name(recipe.backbone), source)
+    load_pretrained(model, timm_name(recipe.backbone), source)
     if source != "none":
         # A random classifier on pretrained features starts with a loss of about twice chance, and
         # its gradients spoil the features before it has learnt anything.
@@ -87,7 +85,7 @@ def preprocess_spec(recipe: Recipe, store_size: int) -> PreprocessSpec:
     elif resolve_weights(recipe) == "package":
         mean, std = LITE0_MEAN, LITE0_STD
     else:
-        config = timm.get_pretrained_cfg(_timm_name(recipe.backbone))
+        config = timm.get_pretrained_cfg(timm_name(recipe.backbone))
         data = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
         mean = tuple(round(255 * value, 4) for value in data["mean"])
         std = tuple(round(255 * value, 4) for value in data["std"])
@@ -130,9 +128,5 @@ def last_feature_layer(model: nn.Module, spec: PreprocessSpec) -> nn.Module:
     return found[-1]
 
 
-def _timm_name(name: str) -> str:
-    return _ALIASES.get(name, name)
-
-
 def _takes_any_size(backbone: str) -> bool:
-    return not timm.get_pretrained_cfg_value(_timm_name(backbone), "fixed_input_size")
+    return not timm.get_pretrained_cfg_value(timm_name(backbone), "fixed_input_size")

@@ -10,11 +10,11 @@ from ctray.engine.base import load_engine, restore_model
 from ctray.errors import UserError
 from ctray.models.backbones import (
     build_model,
-    check_backbone,
     initial_model,
     last_feature_layer,
     preprocess_spec,
 )
+from ctray.models.names import check_backbone
 
 DECK = ("small_cnn", "efficientnet_b0", "vgg16", "xception", "resnet18", "tf_efficientnet_lite0")
 

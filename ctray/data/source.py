@@ -1,0 +1,31 @@
+"""What `--data` names: a store, or a folder that a store is made of first.
+
+The libraries that prepare a store are imported when one has to be prepared only: a command that is
+given a store starts a second sooner.
+"""
+
+from pathlib import Path
+
+from ctray.data.store import Store, is_store
+
+
+def check_data(data: Path) -> None:
+    """Raise the mistakes in a store or data folder that show without opening an image."""
+    if not is_store(data):
+        from ctray.data.records import list_folder
+
+        list_folder(data)
+
+
+def open_or_prepare(data: Path, place: Path) -> Store:
+    """The store at `data`, or one made of the folder `data` in `place`; needs a running Ray.
+
+    A store that is in `place` already is opened as it is.
+    """
+    for store in (data, place):
+        if is_store(store):
+            return Store.open(store)
+    from ctray.data.prepare import prepare
+    from ctray.data.records import list_folder
+
+    return prepare(list_folder(data), place)
