@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from ctray.bundle import Bundle
-from ctray.config import PreprocessSpec
+from ctray.config import PreprocessSpec, Recipe
 from ctray.models.backbones import build_model
 from ctray.models.normalise import Normalise
+from ctray.models.tta import with_tta
 
 EngineName = Literal["auto", "openvino", "torch"]
 
@@ -30,16 +31,22 @@ class Engine(Protocol):
 
 
 class InputModel(torch.nn.Module):
-    """The device half of preprocessing and the model as one module: uint8 batch to logits."""
+    """The device half of preprocessing and the model as one module: uint8 batch to logits.
 
-    def __init__(self, spec: PreprocessSpec, model: torch.nn.Module) -> None:
+    Attributes:
+        normalise: uint8 batch to the model's input.
+        model: one pass of the network; `forward` may average several (the recipe's `tta`).
+    """
+
+    def __init__(self, spec: PreprocessSpec, model: torch.nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.normalise = Normalise(spec)
         self.model = model
+        self.answer = with_tta(model, recipe.tta)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W) to logits (N, classes)."""
-        return self.model(self.normalise(images))
+        return self.answer(self.normalise(images))
 
 
 def restore_model(bundle: Bundle) -> InputModel:
@@ -47,7 +54,7 @@ def restore_model(bundle: Bundle) -> InputModel:
     info = bundle.info
     model = build_model(info.backbone, len(info.classes), info.preprocess.image_size)
     model.load_state_dict(bundle.weights)
-    return InputModel(info.preprocess, model).eval()
+    return InputModel(info.preprocess, model, info.recipe).eval()
 
 
 def load_engine(
