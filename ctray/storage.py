@@ -18,6 +18,8 @@ from ctray.errors import UserError
 
 # The last file of a bundle to be written: where it is, a bundle is whole.
 SUMS = "SHA256SUMS"
+# What the checkpoints of a run are called.
+CHECKPOINTS = "step-*.safetensors"
 _LOCAL = fs.LocalFileSystem()
 # An object store answers in tens of milliseconds: many small questions are asked side by side.
 _THREADS = 32
@@ -144,23 +146,37 @@ def write_bytes(uri: str, data: bytes) -> None:
     filesystem, path = _open(uri)
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     # Object stores publish on close; a local file needs the rename.
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    target = f"{path}.partial" if local else path
-    with filesystem.open_output_stream(target) as stream:
-        stream.write(data)
-    if local:
-        filesystem.move(target, path)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    partial = f"{path}.partial"
+    try:
+        with filesystem.open_output_stream(partial) as stream:
+            stream.write(data)
+    except OSError:
+        # On a full disk the half would take the room that the next try needs.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        raise
+    filesystem.move(partial, path)
+
+
+def files(uri: str) -> list[str]:
+    """Names of the files in a folder, sorted; empty where the folder is missing."""
+    return _names(uri, fs.FileType.File)
+
+
+def delete(uri: str) -> None:
+    """Delete a file; nothing happens where there is none."""
+    filesystem, path = _open(uri)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(path)
 
 
 def folders(uri: str) -> list[str]:
     """Names of the sub-folders, sorted; empty where the folder is missing."""
-    filesystem, path = _open(uri)
-    selector = fs.FileSelector(path, allow_not_found=True)
-    return sorted(
-        info.base_name
-        for info in filesystem.get_file_info(selector)
-        if info.type == fs.FileType.Directory
-    )
+    return _names(uri, fs.FileType.Directory)
 
 
 def absolute(uri: str) -> str:
@@ -187,7 +203,7 @@ def check_empty(out: Path) -> None:
 def new_folder(out: Path) -> Iterator[None]:
     """Make a local folder for a block's results; if the block fails, nothing half-made is left.
 
-    A finished bundle is kept: what fails after it must not cost hours of training.
+    A finished bundle and a checkpoint are kept: they are worth hours of training.
 
     Raises:
         UserError: there already is something in it.
@@ -198,7 +214,7 @@ def new_folder(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(out.rglob(SUMS)):
+        if not any(any(out.rglob(name)) for name in (SUMS, CHECKPOINTS)):
             for path in out.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:
@@ -209,6 +225,13 @@ def new_folder(out: Path) -> Iterator[None]:
 @functools.lru_cache(maxsize=4096)
 def _real(folder: str) -> str:
     return os.path.realpath(folder)
+
+
+def _names(uri: str, kind: fs.FileType) -> list[str]:
+    filesystem, path = _open(uri)
+    selector = fs.FileSelector(path, allow_not_found=True)
+    infos = filesystem.get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == kind)
 
 
 def _kind(uri: str) -> fs.FileType:

@@ -1,9 +1,8 @@
 """Every layout people have becomes the same list, and every mistake is one sentence."""
 
 import io
-import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -486,27 +483,6 @@ def test_a_file_uri_is_the_folder(tmp_path: Path) -> None:
     listing = list_inputs([Input((tmp_path / "a folder").as_uri())])
     assert listing == list_folder(tmp_path / "a folder")
     assert read_record(listing.files[0].uri) == b"x/1 #%20.png"
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server in this process: its URI, with a query, with the path as `{}`."""
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "true"))
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
-    yield "s3://bucket/{}?" + query
-    server.stop()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
 
 
 def upload(folder: Path, uri: str) -> None:
