@@ -31,6 +31,7 @@ LINES_A_FAULT = 5
 # From so many records on, one group with a fifth of them is odd.
 FEWEST_TO_WONDER = 50
 PHASES = ("decoding", "comparing")
+_TRAINER = "ctray.training.trainer"
 
 app = typer.Typer(
     help="Chest images in folders to a checked data set, a tuned classifier, a report, a service.",
@@ -152,45 +153,80 @@ def augment(
 def train(
     data: Annotated[Path, typer.Option(help=_DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
-    config: Annotated[Path | None, typer.Option(help="YAML recipe.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="One that comes with ctray: fast, default, best, deck_….")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML recipe of your own.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the recipe; repeat.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Data-parallel workers.")] = None,
+    workers: Annotated[
+        str, typer.Option(help="Data-parallel workers: auto, N, or MIN:MAX (elastic).")
+    ] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     backbone: Annotated[str | None, typer.Option(help="small_cnn or any timm name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Folder or URI for checkpoints; default: OUT/checkpoints.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
+    ] = False,
     verbose: Annotated[bool, EXPERT] = False,
 ) -> None:
     """Fine-tune a classifier and write its bundle.
 
-    Example: ctray train --data store --out run --epochs 8 --set augment.policy=strong
+    Example: ctray train --data store --out run --recipe fast --set augment.policy=strong
     """
+    from ctray.config import recipe_file
+
+    if recipe and config:
+        raise UserError("--recipe and --config exclude each other: a recipe is a --config of ours")
     chosen = {"epochs": epochs, "backbone": backbone, "seed": seed}
     overrides = parse_assignments(set_ or [])
     overrides |= {key: value for key, value in chosen.items() if value is not None}
-    recipe = Recipe.load(config, overrides)
+    settings = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
 
-    from ctray.data.prepare import check_data, open_or_prepare
-    from ctray.models.backbones import check_backbone
-    from ctray.session import ray_session
-    from ctray.storage import new_folder
-    from ctray.training.plan import make_plan
-    from ctray.training.trainer import train as train_run
+    from ctray import storage
+    from ctray.data.source import check_data, open_or_prepare
+    from ctray.models.names import check_backbone
+    from ctray.session import import_meanwhile, ray_session
+    from ctray.training.plan import make_plan, parse_workers
+    from ctray.training.run import finished_metrics, run_folder, start_of_process, write_config
 
-    check_backbone(recipe.backbone)
+    most, least = parse_workers(workers)
+    check_backbone(settings.backbone)
     check_data(data)
-    with new_folder(out), ray_session(verbose):
-        plan = make_plan(workers)
+    done = finished_metrics(out, settings, data)
+    if done is not None:
+        print(f"finished already, nothing to do: validation {_scores(done)}")
+        print(f"bundle: {out / 'bundle'}")
+        return
+    folder = storage.absolute(checkpoints or str(out / "checkpoints"))
+    started = {"Python": start_of_process()}
+    started["Ray"] = time.time()
+    session = ray_session(verbose, "run the same command with --resume")
+    with run_folder(out, folder, resume), import_meanwhile(_TRAINER), session:
+        started["data set"] = time.time()
+        from ctray.training.terminal import Terminal
+        from ctray.training.trainer import train as train_run
+
+        plan = make_plan(most, least=least)
         store = open_or_prepare(data, out / "store")
         print_store(store)
-        print(f"plan: {recipe.backbone} at {recipe.image_size} px, {plan}", flush=True)
-        best = train_run(recipe, store, out, plan, print_row)
-    print(
-        f"best: step {best['step']}, validation accuracy {best['val_accuracy']:.4f}, "
-        f"macro-F1 {best['val_macro_f1']:.4f} over {best['val_records']} records"
-    )
+        print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
+        write_config(out, settings, data, store, plan)
+        with Terminal(error_console(), started) as terminal:
+            best = train_run(settings, store, out, plan, terminal, folder)
+    print(f"best: step {best['step']}, validation {_scores(best)}")
     print(f"bundle: {out / 'bundle'}")
+
+
+def _scores(row: dict[str, Any]) -> str:
+    return (
+        f"accuracy {row['val_accuracy']:.4f}, macro-F1 {row['val_macro_f1']:.4f} over "
+        f"{row['val_records']:.0f} records"
+    )
 
 
 @app.command()
@@ -209,7 +245,7 @@ def evaluate(
 
     Example: ctray evaluate run/bundle --data store --out report
     """
-    from ctray.data.prepare import check_data
+    from ctray.data.source import check_data
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate as evaluate_bundle
     from ctray.evaluation.metrics import table
@@ -490,16 +526,6 @@ def print_store(store: "Store") -> None:
             f"{len(store.ignored)} files are not images by name and were not read, "
             f"the first: {store.ignored[0]}"
         )
-
-
-def print_row(row: dict[str, Any]) -> None:
-    """Print one evaluation of a training run."""
-    print(
-        f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  loss {row['train_loss']:.4f}  "
-        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-        f"macro-F1 {row['val_macro_f1']:.4f}  {row['images_per_s']:.1f} images/s",
-        flush=True,
-    )
 
 
 def error_console() -> "Console":

@@ -22,9 +22,9 @@ Sampling = Literal["natural", "balanced"]
 POLICIES: dict[AugmentPolicy, tuple[str, ...]] = {
     "none": (),
     "light": ("crop", "brightness_contrast"),
-    "standard": ("crop", "affine", "brightness_contrast", "gamma"),
+    "standard": ("crop", "affine", "flip", "brightness_contrast", "gamma"),
     "strong": (
-        *("crop", "affine", "brightness_contrast", "gamma"),
+        *("crop", "affine", "flip", "brightness_contrast", "gamma"),
         *("clahe", "blur", "noise", "dropout"),
     ),
 }
@@ -81,7 +81,7 @@ class Affine(Transform):
 
 
 class Flip(Transform):
-    """Left and right swapped; off in every policy, because the heart has a side."""
+    """Left and right swapped; `light` keeps the heart on its side."""
 
 
 class BrightnessContrast(Transform):
@@ -134,7 +134,7 @@ class AugmentConfig(Strict):
     strength: float = Field(0.5, ge=0.0, le=1.0, description="how far each transform goes, 0–1")
     crop: Crop = Field(Crop(), description="light, standard, strong: always")
     affine: Affine = Field(Affine(), description="standard, strong: 0.7")
-    flip: Flip = Field(Flip(), description="no policy")
+    flip: Flip = Field(Flip(), description="standard, strong: 0.5")
     brightness_contrast: BrightnessContrast = Field(
         BrightnessContrast(), description="light, standard, strong: 0.5"
     )
@@ -154,7 +154,11 @@ class AugmentConfig(Strict):
 
 
 class Recipe(Strict):
-    """What one training run is made from. The defaults were chosen on validation data."""
+    """What one training run is made from.
+
+    The defaults are the recipe `default`; docs/decisions/recipes.md shows what each was measured
+    to be worth.
+    """
 
     backbone: str = Field("tf_efficientnet_lite0", description="small_cnn or any timm model name")
     weights: str | None = Field(
@@ -163,24 +167,86 @@ class Recipe(Strict):
         "none for small_cnn, hub for the rest",
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
-    epochs: int = Field(8, ge=1, description="passes over the training split")
-    batch_size: int = Field(32, ge=1, description="records a step, over all workers")
-    image_size: int = Field(160, ge=32, le=1024, description="side in px of the model input")
+    epochs: int = Field(16, ge=1, description="passes over the training split")
+    batch_size: int = Field(32, ge=1, description="records an optimizer step, over all workers")
+    accumulate: int = Field(
+        1, ge=1, description="parts a worker's share of a batch is computed in, to save memory"
+    )
+    image_size: int = Field(224, ge=32, le=1024, description="side in px of the model input")
+    small_share: float = Field(
+        0.5,
+        ge=0.0,
+        lt=1.0,
+        description="share of the epochs, the first, on smaller images (progressive resizing)",
+    )
+    small_size: int = Field(
+        160, ge=32, le=1024, description="side in px of those; at most image_size"
+    )
     tone: Tone = Field("equalise", description="grey scale before augmentation and the model")
     augment: AugmentConfig = Field(AugmentConfig(), description="random changes while training")
+    mixup: float = Field(
+        0.0, ge=0.0, le=10.0, description="alpha of the Beta that blends two images; 0: off"
+    )
+    cutmix: float = Field(
+        0.0, ge=0.0, le=10.0, description="alpha of the Beta that pastes a part; 0: off"
+    )
     sampling: Sampling = Field(
         "natural", description="natural: each record once an epoch; balanced: classes equally often"
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: a record counts by the inverse of its class's share"
+    )
+    focal_gamma: float = Field(
+        0.0, ge=0.0, le=5.0, description="of the focal loss; 0: cross entropy"
+    )
+    label_smoothing: float = Field(0.05, ge=0.0, lt=1.0, description="of the loss's targets")
     lr: float = Field(1e-3, gt=0.0, le=1.0, description="peak learning rate of AdamW")
+    layer_decay: float = Field(
+        1.0, gt=0.0, le=1.0, description="factor on the learning rate from each layer to the next"
+    )
     weight_decay: float = Field(0.02, ge=0.0, description="on weights, not on biases and norms")
     warmup: float = Field(0.15, ge=0.0, lt=1.0, description="share of the steps that warm up")
-    label_smoothing: float = Field(0.05, ge=0.0, lt=1.0, description="of the cross entropy")
-    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="before the classifier")
+    freeze_epochs: int = Field(0, ge=0, description="first epochs that train the classifier only")
     clip_norm: float = Field(5.0, gt=0.0, description="largest gradient norm")
-    evaluations_per_epoch: int = Field(2, ge=1, description="the last is at the epoch's end")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="before the classifier")
+    drop_path: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of residual branches left out, at the last block"
+    )
+    ema: float = Field(
+        0.99, ge=0.0, lt=1.0, description="decay a step of the averaged weights; 0: no average"
+    )
+    tta: Literal["none", "flip"] = Field(
+        "flip", description="flip: the logits of an image and its mirror image, averaged"
+    )
+    patience: int = Field(
+        0, ge=0, description="epochs without a better evaluation that end the run; 0: none do"
+    )
+    refit: bool = Field(
+        True,
+        description="then train once more, on training and validation records, and keep that",
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between evaluations, beside the one after each epoch"
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints, beside the one at each evaluation"
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the processor has it"
     )
+    compile: bool = Field(False, description="torch.compile: half a minute, then faster steps")
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self) -> Self:
+        if self.freeze_epochs > self.epochs:
+            raise ValueError(
+                f"freeze_epochs={self.freeze_epochs} is more than epochs={self.epochs}"
+            )
+        if self.refit and self.patience:
+            raise ValueError("a refit trains all epochs: refit and patience exclude each other")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixing takes pairs: batch_size={self.batch_size} must be even")
+        return self
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Self:
@@ -190,6 +256,31 @@ class Recipe(Strict):
             UserError: no such file, not YAML, an unknown key or an impossible value.
         """
         return load_settings(cls, path, overrides)
+
+    def difference(self, other: "Recipe") -> str:
+        """The first setting of `other` that differs, as `key=value, not value`; "" without one."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        for key, value in theirs.items():
+            if value != mine[key]:
+                return f"{key}={value}, not {mine[key]}"
+        return ""
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe that comes with ctray.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(names)
+        raise UserError(f"unknown recipe {name!r}; {hint} (a file of your own goes with --config)")
+    return RECIPES / f"{name}.yaml"
 
 
 def load_settings(
@@ -262,6 +353,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"setting {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
     return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -1,6 +1,7 @@
 """A Ray session for one command: join the cluster at RAY_ADDRESS, or start and stop one."""
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -18,6 +19,9 @@ from ctray.errors import UserError
 
 _STATE_API = "RAY_API_SERVER_ADDRESS"
 _GONE_WITHIN_S = 10.0
+# Without one of these a cluster is dead, though its other processes go on for a while.
+_VITAL = ("gcs_server", "raylet")
+_LOOK_S = 0.5
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Announces a change of a default that nothing here depends on.
@@ -29,7 +33,7 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_session(verbose: bool = False) -> Iterator[None]:
+def ray_session(verbose: bool = False, again: str = "run the same command again") -> Iterator[None]:
     """Run a block with Ray; whatever was started here is gone when the block ends.
 
     With RAY_ADDRESS set it joins that cluster and leaves it running. SIGTERM ends the block as
@@ -37,6 +41,10 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
 
     Args:
         verbose: show Ray's own messages and the workers' output.
+        again: what to do when the cluster dies.
+
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS; or the one that was started here died.
     """
     if ray.is_initialized():
         yield
@@ -66,13 +74,67 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
     roots = [] if address else [p for p in psutil.Process().children() if p not in before]
     try:
         # After Ray, which installs a handler of its own.
-        with sigterm_as_exit():
+        with sigterm_as_exit(), _death_as_error(roots, again):
             yield
     finally:
         started = [process for root in roots for process in (root, *_below(root))]
         ray.shutdown()
         _wait_until_gone(started)
         os.environ.pop(_STATE_API, None)
+
+
+@contextlib.contextmanager
+def import_meanwhile(module: str) -> Iterator[None]:
+    """Import a module in a thread while a block runs, such as one that waits for Ray to start."""
+    thread = threading.Thread(target=importlib.import_module, args=(module,), daemon=True)
+    thread.start()
+    yield
+
+
+@contextlib.contextmanager
+def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
+    """Raise UserError in the block when a vital process of the cluster dies.
+
+    Ray notices late, and then ends this process without a word.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main or not roots:
+        yield
+        return
+    vital = [process for process in roots if process.name() in _VITAL]
+    over, dead = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            if any(_has_ended(process) for process in vital):
+                dead.set()
+                signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
+                return
+
+    def interrupt(*_: object) -> NoReturn:
+        # While Ray waits it lets no other exception through.
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=watch, name="cluster watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException as error:
+        if dead.is_set():
+            raise UserError(f"the Ray cluster of this command died: {again}") from error
+        raise
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _wait_until_gone(processes: list[psutil.Process]) -> None:

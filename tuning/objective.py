@@ -8,12 +8,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.training.plan import Plan
-from ctray.training.trainer import build_trainer, initial_weights
+from ctray.training.trainer import build_trainer, check_run, fit
 
 
 def recipe_of(base: Recipe, params: dict[str, Any]) -> Recipe:
-    """The recipe of a trial."""
-    values = base.model_dump()
+    """The recipe of a trial; without a refit, for a trial is judged on the validation records."""
+    values = base.model_dump() | {"refit": False}
     for dotted, value in params.items():
         *parents, last = dotted.split(".")
         place = values
@@ -23,9 +23,9 @@ def recipe_of(base: Recipe, params: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def run_name(trial_id: str) -> str:
-    """Ray Train's name of a trial's run; its checkpoints lie under it."""
-    return f"train-{trial_id}"
+def checkpoints_of(storage: str, trial_id: str) -> str:
+    """Where the checkpoints of a trial lie."""
+    return f"{storage}/checkpoints/{trial_id}"
 
 
 def objective(
@@ -33,13 +33,14 @@ def objective(
 ) -> None:
     """Run one trial inside its Tune actor; every evaluation goes to Tune as it comes."""
     recipe = recipe_of(base, params)
+    check_run(recipe, store, plan)
+    trial_id = ray.tune.get_context().get_trial_id()
     trainer = build_trainer(
         recipe,
         store.place,
-        initial_weights(recipe, store),
         plan,
-        name=run_name(ray.tune.get_context().get_trial_id()),
-        storage=storage,
+        folder=checkpoints_of(storage, trial_id),
+        scratch=f"{storage}/train/{trial_id}",
         callbacks=[TuneReportCallback()],
     )
-    trainer.fit()
+    fit(trainer)

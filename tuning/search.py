@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import optuna
 import ray
-import ray.train
 import ray.tune
 import typer
 from optuna.samplers import TPESampler
@@ -20,19 +19,20 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ctray.bundle import now, versions
+from ctray.bundle import now, versions, write_bundle
 from ctray.cli import EXPERT, print_store, run_cli
-from ctray.config import Recipe
+from ctray.config import Recipe, recipe_file
 from ctray.data.phantom import PhantomSpec, write_folder
-from ctray.data.prepare import check_data, open_or_prepare
+from ctray.data.source import check_data, open_or_prepare
 from ctray.data.store import Store
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model
 from ctray.session import ray_session
 from ctray.storage import new_folder
+from ctray.training import checkpoints
 from ctray.training.plan import Plan, make_plan
-from ctray.training.trainer import export_bundle
-from tuning.objective import objective, recipe_of, run_name
+from ctray.training.trainer import describe
+from tuning.objective import checkpoints_of, objective, recipe_of
 from tuning.report import write_study
 from tuning.space import DEFAULT_SPACE, Space
 from tuning.trials import State, Trial, write_table
@@ -147,7 +147,6 @@ def search(
     """
     for backbone in space.backbones:
         initial_model(recipe_of(base, {"backbone": backbone}), len(store.classes))
-    evaluations = base.epochs * base.evaluations_per_epoch
     storage = out / ".ray"
     ledger = Ledger(on_trial, base.epochs)
     trainable = ray.tune.with_parameters(
@@ -169,11 +168,11 @@ def search(
                 points_to_evaluate=space.defaults(),
             ),
             scheduler=ASHAScheduler(
-                time_attr="evaluation",
+                time_attr="epoch",
                 metric=METRIC,
                 mode="max",
-                max_t=evaluations,
-                grace_period=base.evaluations_per_epoch,
+                max_t=base.epochs,
+                grace_period=1,
                 reduction_factor=3,
             ),
         ),
@@ -191,10 +190,11 @@ def search(
         reason = ended[0].reason if ended else "the time budget ended before one started"
         raise UserError(f"no trial reached an evaluation; the first: {reason}")
     best_id, best = max(scored.items(), key=lambda item: item[1].score)
-    checkpoint = ray.train.Result.from_path(str(storage / run_name(best_id))).checkpoint
-    assert checkpoint is not None
+    assert best.best is not None
     bundle = out / "best" / "bundle"
-    export_bundle(checkpoint, recipe_of(base, best.params), store, str(bundle))
+    folder = checkpoints_of(str(storage), best_id)
+    about = describe(best.best, recipe_of(base, best.params), store)
+    write_bundle(str(bundle), *about, checkpoints.load_best(folder, best.best["step"]))
     write_study(
         out / "study.html",
         ended,
@@ -262,6 +262,7 @@ def main(
     """
     budget = parse_duration(time_budget) if time_budget else None
     checked = Space.load(space)
+    base = Recipe.load(recipe_file("fast"), {"epochs": max_epochs, "seed": seed})
     if data is None:
         print("no --data: searching on the embedded synthetic data; its figures mean nothing")
     else:
@@ -277,7 +278,7 @@ def main(
                 store,
                 out.resolve(),
                 checked,
-                Recipe(epochs=max_epochs, seed=seed),
+                base,
                 trials=trials,
                 plan=plan,
                 time_budget_s=budget,

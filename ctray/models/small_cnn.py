@@ -16,12 +16,13 @@ class SmallCNN(nn.Module):
         blocks: list[nn.Module] = []
         channels = 1
         for width in widths:
-            blocks += [
+            block = (
                 nn.Conv2d(channels, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(inplace=True),
                 nn.MaxPool2d(2),
-            ]
+            )
+            blocks.append(nn.Sequential(*block))
             channels = width
         self.features = nn.Sequential(*blocks)
         self.head = nn.Sequential(
@@ -34,6 +35,10 @@ class SmallCNN(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The last linear layer, by the name timm gives it."""
         return self.head[-1]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Which parameters belong to which layer, as timm's models say it."""
+        return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""

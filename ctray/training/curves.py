@@ -4,29 +4,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw loss, validation scores and learning rate over epochs; the best evaluation is marked."""
-    epochs = [row["epoch"] for row in history]
+    """Draw loss, scores and learning rate over epochs; the best evaluation is marked."""
     best = max(history, key=lambda row: row["val_macro_f1"])
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     losses, scores, rates = figure.subplots(1, 3)
-    losses.plot(epochs, [row["train_loss"] for row in history], marker=".", label="training")
-    losses.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
-    losses.set(title="Loss (cross entropy)", xlabel="epoch")
-    losses.legend()
-    scores.plot(epochs, [row["val_accuracy"] for row in history], marker=".", label="accuracy")
-    scores.plot(epochs, [row["val_macro_f1"] for row in history], marker=".", label="macro-F1")
+
+    def line(axis: Axes, key: str, label: str, **style: Any) -> None:
+        axis.plot(
+            [row["epoch"] for row in history],
+            [row[key] for row in history],
+            marker="." if len(history) < 40 else None,
+            label=label,
+            **style,
+        )
+
+    line(losses, "train_loss", "training")
+    line(losses, "val_loss", "validation")
+    losses.plot(best["epoch"], best["val_loss"], "o", color="black", fillstyle="none")
+    losses.set(title="Loss", xlabel="epoch", ylim=(0, None))
+    line(scores, "train_accuracy", "accuracy, training")
+    line(scores, "val_accuracy", "accuracy, validation")
+    line(scores, "val_macro_f1", "macro-F1, validation", linestyle="--")
     scores.axvline(best["epoch"], color="grey", linestyle=":", linewidth=1)
     scores.plot(best["epoch"], best["val_macro_f1"], "o", color="black", fillstyle="none")
-    title_of_best = f"Validation, best macro-F1 {best['val_macro_f1']:.3f}"
+    title_of_best = f"Best: macro-F1 {best['val_macro_f1']:.3f}, epoch {best['epoch']:g}"
     scores.set(title=title_of_best, xlabel="epoch", ylim=(None, 1.0))
-    scores.legend(loc="lower right")
-    rates.plot(epochs, [row["lr"] for row in history], marker=".", color="tab:green")
-    rates.set(title="Learning rate", xlabel="epoch")
+    scores.legend()
+    losses.legend()
+    line(rates, "lr", "learning rate", color="tab:green")
+    rates.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
     for axis in (losses, scores, rates):
         axis.grid(alpha=0.3)
+        axis.set_xlim(0, None)
     figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)

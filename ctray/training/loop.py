@@ -1,141 +1,270 @@
-"""The training loop that every Ray Train worker runs."""
+"""The training loop of every Ray Train worker: step, evaluate, save."""
 
-import json
-import math
-import tempfile
+import contextlib
+import itertools
 import time
-from pathlib import Path
-from typing import Any, TypedDict, cast
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import ray
 import ray.train
 import ray.train.torch
-import safetensors.torch
 import torch
 import torch.distributed
-from ray.util.queue import Queue
-from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional
 
 from ctray.config import Recipe
 from ctray.data.store import Store
-from ctray.data.stream import Stream, steps_per_epoch
+from ctray.data.stream import Batch, Stream, share_of
 from ctray.errors import UserError
-from ctray.models.backbones import build_model, preprocess_spec
+from ctray.models.backbones import build_model, initial_model, preprocess_spec
+from ctray.models.depthwise import speed_up_depthwise
 from ctray.models.normalise import Normalise
-from ctray.models.precision import autocast
+from ctray.models.precision import autocast, uses_bf16
+from ctray.models.tta import with_tta
+from ctray.training import checkpoints
+from ctray.training.checkpoints import Snapshot, State, Tensors
+from ctray.training.feed import Feed
+from ctray.training.mixing import Mixer
+from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
+from ctray.training.worker import Job
 
-WEIGHTS, ROW = "weights.safetensors", "row.json"
+Row = dict[str, Any]
+Value = TypeVar("Value")
+
 _EVALUATION_BATCH = 64
-
-
-class Job(TypedDict):
-    """What the driver sends to every worker; plain values and handles."""
-
-    recipe: dict[str, Any]
-    store: str
-    version: int
-    weights: ray.ObjectRef
-    threads: int
-    rows: Queue | None
-
-
-def train_loop(job: dict[str, Any]) -> None:
-    """Run one training: evaluate, report and keep the best weights as it goes."""
-    torch.set_num_threads(job["threads"])
-    store = Store.open(Path(job["store"]), job["version"])
-    Training(Recipe.model_validate(job["recipe"]), store, cast(Job, job)).run()
+# Steps between two looks at what can end a run: the losses, a preemption, a failed checkpoint.
+_SYNC_STEPS = 8
+# Validation images of a worker up to this size are kept from one evaluation to the next.
+_KEPT_BYTES = 256 * 2**20
 
 
 class Training:
     """One worker's part of a run."""
 
-    def __init__(self, recipe: Recipe, store: Store, job: Job) -> None:
+    def __init__(
+        self,
+        job: Job,
+        recipe: Recipe,
+        store: Store,
+        feed: Feed,
+        found: tuple[Tensors, State] | None,
+        started: float,
+    ) -> None:
+        """`found`: the checkpoint to go on from; `started`: when the worker began, for the log."""
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.recipe = recipe
-        self.rows = job["rows"]
+        self.messages = job["messages"] if self.rank == 0 else None
+        self.recipe, self.store, self.feed = recipe, store, feed
+        self.refits = job["refits"]
         self.device = ray.train.torch.get_device()
-        spec = preprocess_spec(recipe, store.size)
-        self.train = Stream(store, "train", spec, self.rank, self.world)
-        self.val = Stream(store, "val", spec, self.rank, self.world)
-        self.steps = steps_per_epoch(len(self.train.records), recipe.batch_size)
-        model = build_model(recipe.backbone, len(store.classes), recipe.image_size, recipe.dropout)
-        model.load_state_dict(ray.get(job["weights"]))
-        # Dropout must differ between workers and be the same in a repeated run.
-        torch.manual_seed(recipe.seed * 1000 + self.rank)
-        self.plain = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = preprocess_spec(recipe, store.size)
+        self.val = Stream(store, "val", self.spec, self.rank, self.world)
+        self.val_kept: list[Batch] | None = None
+        self.steps = feed.steps
+        share = share_of(recipe.batch_size, self.rank, self.world)
+        self.mixer = Mixer(recipe.mixup, recipe.cutmix, recipe.seed, recipe.batch_size, share)
+        counts = np.bincount(store.labels(feed.records), minlength=len(store.classes)).tolist()
+        self.loss = Loss(recipe, counts).to(self.device)
+        self.normalise = Normalise(self.spec).to(self.device)
+        self.writer = checkpoints.Writer(job["checkpoints"])
+        self.plain = self.together(lambda: self.build(found is not None))
+        self.model = self.plain
+        self.frozen: bool | None = None
+        self.optimizer = build_optimizer(self.plain, recipe)
+        self.average = Average(self.plain, recipe.ema) if recipe.ema else None
+        self.step, self.seconds = 0, 0.0
+        self.best: Row | None = None
+        self.history: list[Row] = []
+        self.losses: list[torch.Tensor] = []
+        # Of the steps since the last evaluation: sum of losses, records predicted right, records.
+        self.sums = np.zeros(3)
+        if found is not None:
+            self.restore(*found)
+        self.begun = self.mark = time.monotonic()
+        self.first = {"started": started, "ready": time.time()}
+        self.preempted = False
+        start = {"step": self.step, "history": self.history, "workers": self.world}
+        every = (recipe.checkpoint_every, recipe.evaluate_every, self.steps)
+        self.tell("start", start | {"interval": min(step for step in every if step)})
+
+    def build(self, resumes: bool) -> nn.Module:
+        """The model on its device; a resumed run takes its weights from the checkpoint."""
+        recipe, classes = self.recipe, len(self.store.classes)
+        if resumes:
+            sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
+            model = build_model(recipe.backbone, classes, *sizes)
+        else:
+            model = initial_model(recipe, classes)
+        if self.device.type == "cpu" and uses_bf16("cpu", recipe.precision):
+            speed_up_depthwise(model)
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> Row:
+        """What is left of all epochs; returns the best evaluation's row."""
+        for batch in self.feed:
+            if self.out_of_patience():
+                self.say(f"no better evaluation in {self.recipe.patience} epochs: stopped")
+                break
+            frozen = self.step // self.steps < self.recipe.freeze_epochs
+            if frozen != self.frozen:
+                self.wrap(frozen)
+            self.advance(batch)
+        self.together(self.writer.wait)
+        assert self.best is not None
+        return self.best
+
+    def wrap(self, frozen: bool) -> None:
+        """Set which parameters learn, and let the workers share their gradients."""
+        self.frozen = frozen
+        for parameter in self.plain.parameters():
+            parameter.requires_grad_(not frozen)
+        for parameter in self.plain.get_classifier().parameters():  # type: ignore[operator]
+            parameter.requires_grad_(True)
         self.model = ray.train.torch.prepare_model(self.plain)
-        self.normalise = Normalise(spec).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.plain, recipe.weight_decay), lr=recipe.lr
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: warmup_cosine(step, recipe.epochs * self.steps, recipe.warmup),
-        )
-        self.best = -1.0
-        self.evaluations = 0
+        if self.recipe.compile:
+            self.model = cast(nn.Module, torch.compile(self.model))
 
-    def run(self) -> None:
-        """All epochs, with an evaluation every part of an epoch."""
-        recipe, start = self.recipe, time.monotonic()
-        due = {
-            math.ceil(self.steps * part / recipe.evaluations_per_epoch)
-            for part in range(1, recipe.evaluations_per_epoch + 1)
-        }
-        batches = self.train.training(
-            recipe.augment, recipe.seed, range(recipe.epochs), recipe.batch_size, recipe.sampling
-        )
-        losses: list[torch.Tensor] = []
-        mark = time.monotonic()
-        for step, batch in enumerate(batches, start=1):
-            losses.append(self.step(batch.images, batch.labels))
-            if (step - 1) % self.steps + 1 not in due:
-                continue
-            loss = self.mean_over_workers(torch.stack(losses).mean(), step)
-            row = {
-                "step": step,
-                "epoch": round(step / self.steps, 4),
-                "train_loss": loss,
-                "lr": self.schedule.get_last_lr()[0],
-                "images_per_s": len(losses) * recipe.batch_size / (time.monotonic() - mark),
-            }
-            row |= self.evaluate() | {"seconds": time.monotonic() - start}
-            self.report(row)
-            losses, mark = [], time.monotonic()
+    def advance(self, batch: Batch) -> None:
+        """One step, and what is due after it: look, evaluate, save."""
+        recipe, arrived = self.recipe, time.time()
+        self.losses.append(self.optimise(batch))
+        self.step += 1
+        if self.first:
+            self.tell("first", self.first | {"arrived": arrived, "done": time.time()})
+            self.first = {}
+        ends_epoch = self.step % self.steps == 0
+        evaluates = not self.refits and (ends_epoch or self.is_due(recipe.evaluate_every))
+        saves = ends_epoch or evaluates or self.is_due(recipe.checkpoint_every)
+        if not saves and self.step % _SYNC_STEPS:
+            return
+        warned = self.look()
+        best = None
+        if evaluates:
+            best = self.report(self.row() | self.evaluate())
+        elif ends_epoch:
+            best = self.end_refit_epoch(self.row())
+        if saves or warned:
+            self.save(best)
+        if warned:
+            self.together(self.writer.wait)
+            self.say(f"a machine is about to be taken away: step {self.step} is saved")
 
-    def step(self, images: np.ndarray, labels: np.ndarray) -> torch.Tensor:
-        """One optimizer step on this worker's share of the batch; returns its loss."""
+    def is_due(self, every: int | None) -> bool:
+        """Whether something that is done every so many steps is due now."""
+        return every is not None and self.step % every == 0
+
+    def optimise(self, batch: Batch) -> torch.Tensor:
+        """One optimizer step on this worker's share: sum of losses, and records predicted right."""
+        recipe = self.recipe
+        # Every draw follows from the step: nothing of the generators has to be saved.
+        torch.manual_seed(_seed(recipe.seed, self.step, self.rank))
+        set_lr(self.optimizer, self.lr(self.step))
         self.model.train()
-        with autocast(self.device.type, self.recipe.precision):
-            loss = functional.cross_entropy(
-                self.model(self.inputs(images)).float(),
-                torch.tensor(labels, device=self.device),
-                label_smoothing=self.recipe.label_smoothing,
-            )
+        if self.frozen:
+            for module in self.plain.modules():
+                # The norms' statistics belong to what is frozen.
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        images = torch.tensor(batch.images, device=self.device)
+        labels = torch.tensor(batch.labels, device=self.device)
+        targets = functional.one_hot(labels, len(self.store.classes)).float()
+        mixed, targets = self.mixer(images.float(), targets, self.step)
+        inputs = self.inputs(mixed)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.plain.parameters(), self.recipe.clip_norm)
+        sums = torch.zeros(2, device=self.device)
+        edges = [len(labels) * part // recipe.accumulate for part in range(recipe.accumulate + 1)]
+        for start, stop in itertools.pairwise(edges):
+            part = slice(start, stop)
+            with self.gradients_stay(stop < len(labels)):
+                with autocast(self.device.type, recipe.precision):
+                    logits = self.model(inputs[part]).float()
+                losses = self.loss(logits, targets[part]).sum()
+                # The workers' gradients are averaged: with this factor they add up to the batch's.
+                (losses * self.world / recipe.batch_size).backward()
+            right = (logits.argmax(dim=1) == targets[part].argmax(dim=1)).sum()
+            sums += torch.stack([losses.detach(), right])
+        nn.utils.clip_grad_norm_(self.plain.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        self.schedule.step()
-        return loss.detach()
+        if self.average is not None:
+            self.average.update(self.step)
+        return sums
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        recipe = self.recipe
+        return recipe.lr * warmup_cosine(step, recipe.epochs * self.steps, recipe.warmup)
+
+    def gradients_stay(self, stay: bool) -> Any:
+        """A context in which the workers do not yet add up their gradients."""
+        if stay and isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def look(self) -> bool:
+        """Count the losses since the last look, and raise what should end the run on all workers.
+
+        Returns:
+            Whether it is new that a machine of this run is about to be taken away.
+        """
+        parts = torch.stack(self.losses).double()
+        self.losses.clear()
+        if self.world > 1:
+            torch.distributed.all_reduce(parts)
+        finite = torch.isfinite(parts[:, 0])
+        if not finite.all():
+            bad = int((~finite).nonzero()[0])
+            step = self.step - len(parts) + bad + 1
+            raise UserError(
+                f"training diverged: the loss is {float(parts[bad, 0])} at step {step} with "
+                f"learning rate {self.lr(step - 1):.2g}; lower it with "
+                f"--set lr={self.recipe.lr / 10:.0e}"
+            )
+        self.sums += [*parts.sum(dim=0).tolist(), len(parts) * self.recipe.batch_size]
+        self.together(self.writer.check)
+        total = self.recipe.epochs * self.steps
+        self.tell("progress", {"step": self.step, "steps": total})
+        known, self.preempted = self.preempted, ray.train.get_preemption_info() is not None
+        return self.preempted and not known
+
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────
+
+    def row(self) -> Row:
+        """What is known of the steps since the last evaluation."""
+        losses, right, records = self.sums
+        elapsed = time.monotonic() - self.mark
+        self.sums = np.zeros(3)
+        return {
+            "evaluation": len(self.history) + 1,
+            "step": self.step,
+            "epoch": round(self.step / self.steps, 4),
+            "train_loss": losses / records,
+            "train_accuracy": right / records,
+            "lr": self.lr(self.step - 1),
+            "images_per_s": records / elapsed,
+        }
 
     @torch.inference_mode()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Row:
         """Loss, accuracy and macro-F1 of the whole validation split, each record counted once."""
-        self.plain.eval()
+        from sklearn.metrics import f1_score
+
+        scored = self.scored()
+        scored.eval()
         if self.world > 1:
             # Each worker's norms keep statistics of their own; rank 0's go into the checkpoint,
             # so they are what is scored.
-            for buffer in self.plain.buffers():
+            for buffer in scored.buffers():
                 torch.distributed.broadcast(buffer, 0)
+        model = with_tta(scored, self.recipe.tta)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for batch in self.val.evaluation(_EVALUATION_BATCH):
+        for batch in self.val_batches():
+            inputs = self.inputs(torch.tensor(batch.images, device=self.device))
             with autocast(self.device.type, self.recipe.precision):
-                logits = self.plain(self.inputs(batch.images)).float().cpu().numpy()
+                logits = model(inputs).float().cpu().numpy()
             parts.append((batch.positions, batch.labels, logits))
         gathered = self.gather(parts)
         positions, labels, logits = (
@@ -152,41 +281,131 @@ class Training:
             "val_records": len(positions),
         }
 
-    def report(self, row: dict[str, Any]) -> None:
-        """Tell the driver; hand in the weights when they are the best so far."""
-        checkpoint = None
-        self.evaluations += 1
-        row["evaluation"] = self.evaluations
-        if row["val_macro_f1"] > self.best:
-            self.best = row["val_macro_f1"]
-            if self.rank == 0:
-                folder = Path(tempfile.mkdtemp())
-                weights = {k: v.cpu().contiguous() for k, v in self.plain.state_dict().items()}
-                safetensors.torch.save_file(weights, folder / WEIGHTS)
-                (folder / ROW).write_text(json.dumps(row))
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-        if self.rank == 0 and self.rows is not None:
-            self.rows.put(row)
-        ray.train.report(row, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+    def scored(self) -> nn.Module:
+        """The model that is evaluated and kept: the averaged one where there is one."""
+        return self.average.model if self.average is not None else self.plain
 
-    def inputs(self, images: np.ndarray) -> torch.Tensor:
-        """uint8 (n, S, S) on the host to model input on the device."""
-        batch = torch.tensor(images, device=self.device)
-        return self.normalise(batch).contiguous(memory_format=torch.channels_last)
+    def val_batches(self) -> Iterator[Batch]:
+        """This worker's part of the validation split; kept in memory where it is small."""
+        if self.val_kept is not None:
+            yield from self.val_kept
+            return
+        size = len(self.val.records) // self.world * self.spec.image_size**2
+        kept: list[Batch] | None = [] if size <= _KEPT_BYTES else None
+        for batch in self.val.evaluation(_EVALUATION_BATCH):
+            if kept is not None:
+                # Copies: the batch is a view into Ray's object store.
+                kept.append(Batch(batch.images.copy(), batch.labels.copy(), batch.positions.copy()))
+            yield batch
+        self.val_kept = kept
 
-    def mean_over_workers(self, loss: torch.Tensor, step: int) -> float:
-        """Mean of a loss over the workers; a loss that is no number ends the run on all of them."""
-        if self.world > 1:
-            torch.distributed.all_reduce(loss)
-            loss = loss / self.world
-        value = float(loss)
-        if not math.isfinite(value):
-            lr = self.schedule.get_last_lr()[0]
-            raise UserError(
-                f"training diverged: the loss is {value} at step {step} with learning rate "
-                f"{lr:.2g}; lower it with --set lr={self.recipe.lr / 10:.0e}"
-            )
-        return value
+    def report(self, row: Row) -> Snapshot | None:
+        """Note an evaluation and tell Ray and the driver; returns the weights if they are best."""
+        row["seconds"] = self.elapsed()
+        self.history.append(row)
+        self.tell("row", row)
+        ray.train.report(row)
+        self.mark = time.monotonic()
+        if self.best is not None and row["val_macro_f1"] <= self.best["val_macro_f1"]:
+            return None
+        self.best = row
+        return Snapshot("best", self.step, _copies(self.scored().state_dict()), {"row": row})
+
+    def end_refit_epoch(self, row: Row) -> Snapshot | None:
+        """Say how an epoch without validation went; returns the weights after the last one."""
+        epochs = self.recipe.epochs
+        self.say(
+            f"refit, epoch {round(row['epoch'])} of {epochs}: loss {row['train_loss']:.4f}, "
+            f"{row['images_per_s']:.1f} images/s"
+        )
+        self.mark = time.monotonic()
+        if self.step < epochs * self.steps:
+            return None
+        self.best = row
+        return Snapshot("best", self.step, _copies(self.scored().state_dict()), {"row": row})
+
+    def out_of_patience(self) -> bool:
+        """Whether the last better evaluation is too long ago."""
+        if not self.recipe.patience or self.best is None:
+            return False
+        return self.history[-1]["epoch"] - self.best["epoch"] >= self.recipe.patience
+
+    # ── saving and going on ──────────────────────────────────────────────────────────────────────
+
+    def save(self, best: Snapshot | None) -> None:
+        """Hand everything a run needs to go on to the writer."""
+        if self.rank:
+            return
+        tensors = {f"model.{name}": value for name, value in self.plain.state_dict().items()}
+        if self.average is not None:
+            averaged = self.average.model.state_dict()
+            tensors |= {f"average.{name}": value for name, value in averaged.items()}
+        for name, parameter in self.plain.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        state: State = {
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "best": self.best,
+            "history": self.history,
+            "sums": self.sums.tolist(),
+            "recipe": self.recipe.model_dump(),
+            "fingerprint": self.store.fingerprint,
+        }
+        self.writer.submit(Snapshot("step", self.step, _copies(tensors), state), best)
+
+    def restore(self, tensors: Tensors, state: State) -> None:
+        """Become the run that was saved."""
+        groups: dict[str, Tensors] = {"model": {}, "average": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            group, _, name = key.partition(".")
+            groups[group][name] = value
+        self.plain.load_state_dict(groups["model"])
+        if self.average is not None:
+            self.average.model.load_state_dict(groups["average"])
+        parameters = dict(self.plain.named_parameters())
+        for key, value in groups["optimizer"].items():
+            kind, _, name = key.partition(".")
+            parameter = parameters[name]
+            # In the layout of the parameter, as the optimizer would have made it.
+            empty = torch.empty_like(parameter) if value.ndim else parameter.new_empty(())
+            self.optimizer.state[parameter][kind] = empty.copy_(value)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.best, self.history = state["best"], state["history"]
+        self.sums = np.array(state["sums"])
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all the times it was started."""
+        return self.seconds + time.monotonic() - self.begun
+
+    # ── between the processes ────────────────────────────────────────────────────────────────────
+
+    def inputs(self, images: torch.Tensor) -> torch.Tensor:
+        """Pixels (n, S, S) on the 0–255 scale to model input."""
+        return self.normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def tell(self, kind: str, content: Any) -> None:
+        """Send a message to the driver, without waiting; only the first worker does."""
+        if self.messages is not None:
+            self.messages.actor.put.remote((kind, content))  # type: ignore[attr-defined]
+
+    def say(self, text: str) -> None:
+        """Let the driver print a line."""
+        self.tell("say", text)
+
+    def together(self, action: Callable[[], Value]) -> Value:
+        """Do something on every worker; the mistake of one is raised on all: none waits for it."""
+        if self.world == 1:
+            return action()
+        value, mistake = None, ""
+        try:
+            value = action()
+        except UserError as error:
+            mistake = str(error)
+        mistakes = [text for text in self.gather([mistake]) if text]
+        if mistakes:
+            raise UserError(mistakes[0])
+        return cast(Value, value)
 
     def gather(self, parts: list[Any]) -> list[Any]:
         """The parts of all workers, on all workers."""
@@ -197,19 +416,13 @@ class Training:
         return [part for worker in everyone for part in worker]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only, not on biases and norms."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+def _copies(tensors: Tensors) -> Tensors:
+    """Copies on the CPU, as a file holds them, that the training will not change."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
 
 
-def warmup_cosine(step: int, total: int, warmup: float) -> float:
-    """Factor on the peak learning rate: linear warmup over a share of the steps, cosine to zero."""
-    rising = max(1, round(total * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])

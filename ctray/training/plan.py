@@ -1,6 +1,8 @@
 """Who gets which CPUs and GPUs: worked out once, printed, and refused when it cannot work."""
 
+import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 from ctray.errors import UserError
@@ -19,11 +21,12 @@ class Plan:
     """Resources of every run that goes on at the same time.
 
     Attributes:
-        workers: Train workers a run.
+        workers: Train workers a run; the most of them when it is elastic.
         gpu: whether each has a GPU.
         cpus: that Ray reserves for each worker.
         threads: that torch uses in each worker.
         runs: how many runs go on side by side.
+        least: workers that an elastic run goes on with; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
     """
 
@@ -32,29 +35,63 @@ class Plan:
     cpus: float
     threads: int
     runs: int
+    least: int | None = None
     driver_cpus: float = DRIVER_CPUS
 
     def __str__(self) -> str:
         device = "1 GPU" if self.gpu else f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
         side = f", {self.runs} trials at a time" if self.runs > 1 else ""
-        return f"{self.workers} worker{'s' * (self.workers > 1)} with {device} each{side}"
+        count = f"{self.least} to {self.workers}" if self.least else str(self.workers)
+        plural = "s" * (self.workers > 1)
+        return (
+            f"{count} worker{plural} with {device} each ({self.cpus:g} CPUs reserved, "
+            f"{_DATA_CPUS:g} for data){side}"
+        )
 
 
-def make_plan(workers: int | None = None, runs: int | None = 1, at_most: int | None = None) -> Plan:
+def parse_workers(text: str) -> tuple[int | None, int | None]:
+    """`auto`, `4` or `2:4` as the most workers (None: auto) and, of an elastic run, the fewest.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text == "auto":
+        return None, None
+    match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
+    if match is None:
+        raise UserError(f"--workers {text!r} is not auto, a number or MIN:MAX such as 2:4")
+    most, least = int(match[2]), int(match[1]) if match[1] else None
+    if least is not None and not 1 <= least <= most:
+        raise UserError(f"--workers {text}: MIN must be at least 1 and at most MAX")
+    return most, least
+
+
+def make_plan(
+    workers: int | None = None,
+    runs: int | None = 1,
+    at_most: int | None = None,
+    least: int | None = None,
+) -> Plan:
     """Plan for the cluster this process is connected to.
 
     Args:
         workers: a run; unset: every GPU in one run, otherwise one.
         runs: side by side; unset: as many as fit, but `at_most`.
         at_most: there are no more runs than this.
+        least: of an elastic run, the workers it can go on with.
 
     Raises:
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
     """
     total, nodes = cluster_capacity()
-    return plan_for(
+    plan = plan_for(
         total.get("CPU", 0.0), int(total.get("GPU", 0.0)), nodes, workers, runs, at_most
     )
+    if least is None:
+        return plan
+    # Ray counts an elastic run's workers by whole division, which a fraction such as 0.85 upsets.
+    share = math.floor(plan.cpus) if plan.cpus >= 1 else _LEAST_CPUS
+    return dataclasses.replace(plan, cpus=share, least=least)
 
 
 def plan_for(

@@ -1,187 +1,299 @@
 """One run through Ray Train's TorchTrainer, from recipe and store to bundle."""
 
-import json
-import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import ray
 import ray.train
-import safetensors.torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
+from ctray import storage
 from ctray.bundle import BundleInfo, SeenRecords, now, versions, write_bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
 from ctray.errors import UserError
-from ctray.models.backbones import initial_model, preprocess_spec
-from ctray.training.curves import draw_curves
-from ctray.training.loop import ROW, WEIGHTS, Job, train_loop
+from ctray.training import checkpoints
 from ctray.training.plan import Plan
+from ctray.training.trackers import Row, Tracker, TrackerLostError, trackers_for
+from ctray.training.worker import Job, train_loop
 
-Row = dict[str, Any]
-HISTORY_KEYS = (
-    "step",
-    "epoch",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "val_macro_f1",
-    "lr",
-    "images_per_s",
-    "seconds",
-)
+# A worker that dies is replaced this often; something that kills it every time must end.
+_RESTARTS = 5
+# The actor between worker and driver: a new one takes its place, what was not read is sent again.
+_MESSENGER = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+# Longer no dead cluster is waited for.
+_LAST_WORD_S = 5.0
 
 
-def initial_weights(recipe: Recipe, store: Store) -> ray.ObjectRef:
-    """The weights a run starts from, in the object store: fetched once, whoever asks.
+class Listener(Protocol):
+    """Who follows a run as it goes on; called from a thread."""
 
-    Every mistake in the recipe that can be known beforehand is a UserError here, before a worker
-    starts.
-    """
+    def start(self, step: int, interval: int, workers: int, again: bool) -> None:
+        """So many workers are ready to go on after `step` steps; `again`: others died before.
+
+        What was done after that checkpoint is lost, at most `interval` steps.
+        """
+        ...
+
+    def first(self, times: dict[str, float]) -> None:
+        """The first step of these workers is done; the times are seconds since the epoch."""
+        ...
+
+    def progress(self, step: int, steps: int) -> None:
+        """So many of all steps are done."""
+        ...
+
+    def row(self, row: Row) -> None:
+        """An evaluation."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
+    """Raise UserError for every mistake that can be known before a worker starts."""
     for split in ("train", "val"):
         if len(store.records(split)) == 0:
             raise UserError(f"the {split} split is empty: a class needs at least three patients")
     steps_per_epoch(len(store.records("train")), recipe.batch_size)
-    return ray.put(initial_model(recipe, len(store.classes)).state_dict())
+    least = 2 * plan.workers if recipe.mixup or recipe.cutmix else plan.workers
+    if recipe.batch_size < least:
+        raise UserError(
+            f"batch_size={recipe.batch_size} is too small for {plan.workers} workers: "
+            f"--set batch_size={least} or more"
+        )
 
 
 def build_trainer(
     recipe: Recipe,
     store: tuple[str, int],
-    weights: ray.ObjectRef,
     plan: Plan,
     *,
-    name: str,
-    storage: str,
-    rows: Queue | None = None,
+    folder: str,
+    scratch: str,
+    refits: bool = False,
+    messages: Queue | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TorchTrainer:
     """A TorchTrainer for one run; the search makes one a trial, `train` makes one.
 
-    Only improvements are handed in as checkpoints, so the last checkpoint is the best.
+    Args:
+        recipe: what to train.
+        store: its folder and version.
+        plan: from `make_plan`.
+        folder: absolute path or URI for the checkpoints; a run goes on from what is there.
+        scratch: local folder for what Ray Train itself writes; nothing of it is read again.
+        refits: train on training and validation records, without evaluation.
+        messages: where the first worker puts what the driver should know.
+        callbacks: of Ray Train, such as Tune's.
     """
-    if recipe.batch_size % plan.workers:
-        raise UserError(
-            f"batch_size={recipe.batch_size} cannot be divided over {plan.workers} workers: "
-            f"--set batch_size={recipe.batch_size // plan.workers * plan.workers or plan.workers}"
-        )
     job: Job = {
         "recipe": recipe.model_dump(),
         "store": store[0],
         "version": store[1],
-        "weights": weights,
         "threads": plan.threads,
-        "rows": rows,
+        "checkpoints": folder,
+        "refits": refits,
+        "messages": messages,
     }
     resources = {"CPU": plan.cpus} | ({"GPU": 1.0} if plan.gpu else {})
-    return TorchTrainer(
+    # Ray shows type checkers the trainer of its version 1, which takes other arguments.
+    return cast(Any, TorchTrainer)(
         train_loop,
         train_loop_config=dict(job),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.gpu, resources_per_worker=resources
+        scaling_config=cast(Any, ray.train.ScalingConfig)(
+            num_workers=plan.workers if plan.least is None else (plan.least, plan.workers),
+            use_gpu=plan.gpu,
+            resources_per_worker=resources,
         ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # Ray re-exports two names of one class
+        run_config=cast(Any, ray.train.RunConfig)(
+            name="run",
+            storage_path=scratch,
+            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+            callbacks=list(callbacks),
         ),
     )
 
 
-def train(
-    recipe: Recipe, store: Store, out: Path, plan: Plan, on_row: Callable[[Row], None]
-) -> Row:
-    """Train, and write `bundle/`, `history.jsonl`, `curves.png` and `config.json` into `out`.
+def fit(trainer: TorchTrainer) -> Row:
+    """Run a trainer; returns the row of the best evaluation.
 
-    Needs a running Ray. Nothing is left in `out` when the run fails.
+    Raises:
+        UserError: the recipe cannot work, training diverged, or a checkpoint cannot be written.
+    """
+    try:
+        outcome = cast(Any, trainer.fit()).return_value
+    except RayActorError as error:
+        raise UserError(
+            "the process that directs the training died: run the same command with --resume"
+        ) from error
+    if "error" in outcome:
+        raise UserError(outcome["error"])
+    return outcome["best"]
+
+
+def train(
+    recipe: Recipe, store: Store, out: Path, plan: Plan, listener: Listener, folder: str
+) -> Row:
+    """Train, and write `bundle/`, `history.jsonl`, `curves.png` and `tensorboard/` into `out`.
+
+    Needs a running Ray. A run whose checkpoints are in `folder` goes on from the newest of them;
+    they are deleted when the bundle is written.
 
     Args:
         recipe: what to train.
         store: what to train on.
-        out: a folder that is empty or missing.
+        out: a folder.
         plan: from `make_plan`.
-        on_row: called with every evaluation's row as it comes.
+        listener: told what happens as it happens.
+        folder: absolute path or URI for the checkpoints.
 
     Returns:
         The row of the best evaluation, which is the bundle's.
 
     Raises:
-        UserError: the recipe cannot work, or training diverged.
+        UserError: as `fit`; or the checkpoints in `folder` are of another run.
     """
-    weights = initial_weights(recipe, store)
-    scratch = out.resolve() / ".ray"
-    history: list[Row] = []
-    rows = Queue(actor_options={"num_cpus": 0})
-    trainer = build_trainer(
-        recipe, store.place, weights, plan, name="train", storage=str(scratch), rows=rows
-    )
-    follower = threading.Thread(target=_follow, args=(rows, history, on_row), daemon=True)
-    follower.start()
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
-    finally:
-        rows.put(None)
-        follower.join()
-        rows.shutdown()
-    assert result.checkpoint is not None
-    best = export_bundle(result.checkpoint, recipe, store, str(out / "bundle"))
-    with (out / "history.jsonl").open("w") as stream:
-        stream.writelines(
-            json.dumps({key: row[key] for key in HISTORY_KEYS}) + "\n" for row in history
-        )
-    draw_curves(history, out / "curves.png", title=f"{recipe.backbone}, {store.root.name}")
-    settings = {"recipe": recipe.model_dump(), "store": str(store.root), "plan": vars(plan)}
-    settings |= {"fingerprint": store.fingerprint, "versions": versions()}
-    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(scratch)
+    check_run(recipe, store, plan)
+    _check_same(recipe, store, folder, listener)
+    settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
+    trackers = trackers_for(out, f"{recipe.backbone}, {store.root.name}", settings)
+    best = _run(recipe, store, plan, listener, folder, trackers)
+    weights = checkpoints.load_best(folder, best["step"])
+    if recipe.refit:
+        second = storage.join(folder, "refit")
+        last = _run(recipe, store, plan, listener, second, [], refits=True)
+        weights = checkpoints.load_best(second, last["step"])
+        checkpoints.clear(second)
+    write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
+    checkpoints.clear(folder)
     return best
 
 
-def export_bundle(checkpoint: ray.train.Checkpoint, recipe: Recipe, store: Store, uri: str) -> Row:
-    """Write the bundle of a checkpoint; returns the row of the evaluation that chose it."""
-    with checkpoint.as_directory() as folder:
-        weights = safetensors.torch.load_file(Path(folder) / WEIGHTS)
-        row: Row = json.loads((Path(folder) / ROW).read_text())
+def _run(
+    recipe: Recipe,
+    store: Store,
+    plan: Plan,
+    listener: Listener,
+    folder: str,
+    trackers: list[Tracker],
+    refits: bool = False,
+) -> Row:
+    """Fit with somebody listening."""
+    messages = Queue(actor_options=_MESSENGER)
+    finished, silent = False, threading.Event()
+    with (
+        tempfile.TemporaryDirectory(prefix="ctray-train-", ignore_cleanup_errors=True) as scratch,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        following = thread.submit(_follow, messages, silent, trackers, listener)
+        trainer = build_trainer(
+            *(recipe, store.place, plan),
+            folder=folder,
+            scratch=scratch,
+            refits=refits,
+            messages=messages,
+        )
+        try:
+            best = fit(trainer)
+            finished = True
+        finally:
+            try:
+                last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
+                ray.get(last, timeout=_LAST_WORD_S)
+            except RayError:
+                silent.set()
+            following.result()
+            for tracker in trackers:
+                tracker.close(finished)
+    return best
+
+
+def describe(best: Row, recipe: Recipe, store: Store) -> tuple[BundleInfo, SeenRecords]:
+    """What a bundle says of itself: `best` is the evaluation that chose it, or its recipe."""
+    # timm behind it takes seconds to import: not before the workers start.
+    from ctray.models.backbones import preprocess_spec
+
     info = BundleInfo(
         backbone=recipe.backbone,
         classes=store.classes,
         preprocess=preprocess_spec(recipe, store.size),
-        metrics={key: float(row[key]) for key in row if key.startswith("val_")},
+        metrics={key: float(best[key]) for key in best if key.startswith("val_")},
         fingerprint=store.fingerprint,
         synthetic=store.synthetic,
         recipe=recipe,
         versions=versions(),
         created=now(),
     )
-    seen = SeenRecords(
-        trained_on=tuple(store.records("train")["id"]),
-        chosen_on=tuple(store.records("val")["id"]),
-    )
-    write_bundle(uri, info, seen, weights)
-    return row
+    val = tuple(store.records("val")["id"])
+    trained_on = tuple(store.records("train")["id"]) + (val if recipe.refit else ())
+    return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit else val)
 
 
-def _follow(rows: Queue, history: list[Row], on_row: Callable[[Row], None]) -> None:
-    while (row := rows.get()) is not None:
-        history.append(row)
-        on_row(row)
+def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -> None:
+    found = checkpoints.newest(folder, listener.say)
+    if found is None:
+        return
+    _, state = found
+    if state["fingerprint"] != store.fingerprint:
+        raise UserError(
+            f"the checkpoints in {folder} are of a run on other data (fingerprint "
+            f"{state['fingerprint'][:12]}, not {store.fingerprint[:12]}): choose another --out"
+        )
+    difference = recipe.difference(Recipe.model_validate(state["recipe"]))
+    if difference:
+        raise UserError(
+            f"the run to resume has {difference}: give it the same recipe, or choose another --out"
+        )
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The user's mistake inside a failed run, or the failure itself."""
-    failures = getattr(error, "worker_failures", {}).values()
-    for failure in failures:
-        cause = getattr(failure, "cause", failure)
-        for candidate in (failure, cause, getattr(failure, "_base_exc", None)):
-            if isinstance(candidate, UserError):
-                return UserError(str(candidate))
-    return error
+def _follow(
+    messages: Queue, silent: threading.Event, trackers: list[Tracker], listener: Listener
+) -> None:
+    """Pass on what the first worker says until the driver puts None."""
+    again = False
+    while (message := _next(messages, silent)) is not None:
+        kind, content = message
+        if kind == "start":
+            for tracker in trackers:
+                tracker.start(content["history"])
+            listener.start(content["step"], content["interval"], content["workers"], again)
+            again = True
+        elif kind == "first":
+            listener.first(content)
+        elif kind == "progress":
+            listener.progress(content["step"], content["steps"])
+        elif kind == "row":
+            for tracker in list(trackers):
+                try:
+                    tracker.row(content)
+                except TrackerLostError as error:
+                    listener.say(f"{error}: the run goes on without it")
+                    trackers.remove(tracker)
+            listener.row(content)
+        else:
+            listener.say(content)
+
+
+def _next(messages: Queue, silent: threading.Event) -> tuple[str, Any] | None:
+    """The next message; None at the end, and once `silent` is set: nothing can come any more."""
+    pending = messages.actor.get.remote()  # type: ignore[attr-defined]
+    while not silent.is_set():
+        try:
+            return ray.get(pending, timeout=_LAST_WORD_S)
+        except GetTimeoutError:
+            continue
+        except RayError:
+            # The cluster is dead, which the run itself reports.
+            break
+    return None

@@ -3,7 +3,7 @@
 import pytest
 
 from ctray.errors import UserError
-from ctray.training.plan import plan_for
+from ctray.training.plan import parse_workers, plan_for
 
 pytestmark = pytest.mark.fast
 
@@ -57,3 +57,12 @@ def test_a_cluster_that_scales_from_zero_is_planned_for_what_it_may_grow_to() ->
 def test_an_impossible_number_of_workers_is_named(workers: int) -> None:
     with pytest.raises(UserError, match=f"--workers {workers}"):
         plan_for(2, 0, [2.0], workers, 1)
+
+
+def test_workers_are_a_number_a_range_or_auto() -> None:
+    assert parse_workers("auto") == (None, None)
+    assert parse_workers("4") == (4, None)
+    assert parse_workers("2:4") == (4, 2)
+    for wrong in ("", "two", "4:2", "0:2", "1:2:3", "-1"):
+        with pytest.raises(UserError, match="--workers"):
+            parse_workers(wrong)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+TINY = "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\nrefit: false\n"
 
 
 def blocks(title: str) -> list[str]:
@@ -50,9 +51,7 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
     commands, serving = blocks("Step by step")
     shutil.copytree(images, tmp_path / "xrays")
     # The same commands on less: the file of settings the README names, made small.
-    (tmp_path / "recipe.yaml").write_text(
-        "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\n"
-    )
+    (tmp_path / "recipe.yaml").write_text(TINY)
     (tmp_path / "space.yaml").write_text(
         "backbone: {choice: [small_cnn]}\nimage_size: {choice: [48, 64]}\n"
         "batch_size: {choice: [16]}\nlr: {low: 1.0e-3, high: 1.0e-2, log: true}\n"
@@ -94,7 +93,7 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
         assert service.wait(timeout=120) == 0
 
 
-def test_data(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_data_and_training(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     (commands,) = blocks("Data")
     shutil.copytree(images, tmp_path / "xrays")
     for path in sorted((tmp_path / "xrays" / "COVID" / "images").iterdir())[:20]:
@@ -105,6 +104,15 @@ def test_data(images: Path, tmp_path: Path, environment: dict[str, str]) -> None
     assert "320 records in " in printed
     assert (tmp_path / "preview.png").is_file()
     assert json.loads((tmp_path / "checked" / "store.json").read_text())["version"] == 2
+    # The same commands with less to train; the second finds the run finished.
+    (commands,) = blocks("Training")
+    (tmp_path / "recipe.yaml").write_text(TINY)
+    printed = run_shell(
+        commands.replace("--recipe fast", "--config recipe.yaml"), tmp_path, environment
+    )
+    assert printed.count("first step after ") == 1
+    assert printed.count("finished already, nothing to do") == 1
+    assert (tmp_path / "model" / "bundle" / "SHA256SUMS").is_file()
 
 
 def test_the_demo(tmp_path: Path, environment: dict[str, str]) -> None:

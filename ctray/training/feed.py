@@ -1,0 +1,88 @@
+"""The batches of a run, fetched ahead by a thread."""
+
+import dataclasses
+import itertools
+import queue
+import threading
+from collections.abc import Iterator
+
+from ctray.config import PreprocessSpec, Recipe
+from ctray.data.store import Store
+from ctray.data.stream import Batch, Stream, steps_per_epoch
+
+# Batches that wait for the training; the blocks they are cut from wait in the stream.
+_AHEAD = 2
+
+
+class Feed:
+    """A worker's share of every batch from a step on; it starts to fetch when it is made.
+
+    Attributes:
+        records: that it draws from.
+        steps: batches in an epoch.
+    """
+
+    def __init__(
+        self, store: Store, split: str, recipe: Recipe, rank: int, world: int, step: int
+    ) -> None:
+        # Channels, mean and scale are the model's; the stream hands on grey pixels.
+        spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
+        self._stream = Stream(store, split, spec, rank, world)
+        self._recipe, self._step = recipe, step
+        self.records = self._stream.records
+        self.steps = steps_per_epoch(len(self.records), recipe.batch_size)
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
+        self._closed = threading.Event()
+        threading.Thread(target=self._fill, name="feed", daemon=True).start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches in order."""
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Fetch no more."""
+        self._closed.set()
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._batches():
+                if not self._put(batch):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=1.0)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _batches(self) -> Iterator[Batch]:
+        recipe = self._recipe
+        first, skip = divmod(self._step, self.steps)
+        for epochs, size in _phases(recipe, first):
+            spec = self._stream.spec.model_copy(update={"image_size": size})
+            yield from dataclasses.replace(self._stream, spec=spec).training(
+                *(recipe.augment, recipe.seed, epochs, recipe.batch_size, recipe.sampling),
+                skip if epochs.start == first else 0,
+            )
+
+
+def _phases(recipe: Recipe, first: int) -> Iterator[tuple[range, int]]:
+    """Epochs from `first` on that train at the same image size, and that size."""
+    small = round(recipe.epochs * recipe.small_share)
+    side = min(recipe.small_size, recipe.image_size)
+
+    def size(epoch: int) -> int:
+        return side if epoch < small else recipe.image_size
+
+    for pixels, epochs in itertools.groupby(range(first, recipe.epochs), size):
+        alike = list(epochs)
+        yield range(alike[0], alike[-1] + 1), pixels

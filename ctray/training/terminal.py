@@ -1,0 +1,68 @@
+"""What a person at a terminal sees of a run: a bar and a line an evaluation; in a pipe, lines."""
+
+import itertools
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Terminal:
+    """Prints what happens to a run. It is called from the thread that follows the run.
+
+    Args:
+        console: where the bar is drawn when it is a terminal.
+        started: when each part of the command's start began, in order, in seconds since the epoch.
+    """
+
+    def __init__(self, console: Console, started: dict[str, float]) -> None:
+        self._started: dict[str, float] | None = started | {"workers": time.time()}
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._bar.disable = not console.is_terminal
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, step: int, interval: int, workers: int, again: bool) -> None:
+        """Say where a run goes on."""
+        if step or again:
+            what = f"a worker died: {workers} new go on" if again else "resumed"
+            self.say(f"{what} from step {step}; at most {interval} steps are done again")
+
+    def first(self, times: dict[str, float]) -> None:
+        """Say what the time to the first step was spent on; once."""
+        if self._started is None:
+            return
+        moments = self._started | {
+            "model": times["started"],
+            "first batch": times["ready"],
+            "step": times["arrived"],
+        }
+        edges = [*moments.values(), times["done"]]
+        parts = (stop - start for start, stop in itertools.pairwise(edges))
+        spent = ", ".join(f"{name} {part:.1f}" for name, part in zip(moments, parts, strict=True))
+        self.say(f"first step after {edges[-1] - edges[0]:.1f} s: {spent}")
+        self._started = None
+
+    def progress(self, step: int, steps: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=step, total=steps)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Print one evaluation."""
+        self.say(
+            f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  loss {row['train_loss']:.4f}  "
+            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
+            f"macro-F1 {row['val_macro_f1']:.4f}  {row['images_per_s']:.1f} images/s"
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)

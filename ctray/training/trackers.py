@@ -1,0 +1,176 @@
+"""Where a run's evaluations are written as they come: history, curves, TensorBoard, MLflow."""
+
+import contextlib
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ctray.errors import UserError
+
+Row = dict[str, Any]
+HISTORY_KEYS = (
+    "step",
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_macro_f1",
+    "lr",
+    "images_per_s",
+    "seconds",
+)
+MLFLOW_URI = "MLFLOW_TRACKING_URI"
+
+
+class TrackerLostError(Exception):
+    """A tracker cannot go on; the training can."""
+
+
+class Tracker(Protocol):
+    """Follows one run; a resumed run starts again with the rows it has."""
+
+    def start(self, history: Sequence[Row]) -> None:
+        """The run begins, or goes on after these evaluations."""
+        ...
+
+    def row(self, row: Row) -> None:
+        """One evaluation; raises TrackerLostError when it can take no more."""
+        ...
+
+    def close(self, finished: bool) -> None:
+        """The run ended, well or not."""
+        ...
+
+
+class History:
+    """`history.jsonl`, a line an evaluation, and `curves.png`, drawn again with each."""
+
+    def __init__(self, out: Path, title: str) -> None:
+        self._out, self._title = out, title
+        self._rows: list[Row] = []
+
+    def start(self, history: Sequence[Row]) -> None:
+        """Write the evaluations before the resume; what came after them is gone with the run."""
+        self._rows = list(history)
+        lines = (_line(row) for row in history)
+        (self._out / "history.jsonl").write_text("".join(lines))
+
+    def row(self, row: Row) -> None:
+        """Append a line and draw."""
+        self._rows.append(row)
+        with (self._out / "history.jsonl").open("a") as stream:
+            stream.write(_line(row))
+        from ctray.training.curves import draw_curves
+
+        draw_curves(self._rows, self._out / "curves.png", self._title)
+
+    def close(self, finished: bool) -> None:
+        """Nothing is open."""
+
+
+class TensorBoard:
+    """Scalars in `tensorboard/`."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = out / "tensorboard"
+        self._writer: Any = None
+
+    def start(self, history: Sequence[Row]) -> None:
+        """Open a file of events; it tells the viewer to forget what comes again."""
+        # Without torch: the writer that comes with Ray Tune.
+        from tensorboardX import SummaryWriter
+
+        self.close(False)
+        after = int(history[-1]["step"]) + 1 if history else None
+        # Two files of one second would have one name.
+        suffix = f".{after or 0}"
+        self._writer = SummaryWriter(str(self._folder), purge_step=after, filename_suffix=suffix)
+
+    def row(self, row: Row) -> None:
+        """Write the scalars of an evaluation."""
+        for key in HISTORY_KEYS[2:-1]:
+            name = key.replace("_", "/", 1) if key.startswith(("train", "val")) else key
+            self._writer.add_scalar(name, row[key], row["step"])
+        self._writer.flush()
+
+    def close(self, finished: bool) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MLflow:
+    """A run in the experiment `ctray` of the server that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        if importlib.util.find_spec("mlflow") is None:
+            raise UserError(
+                f"{MLFLOW_URI} is set but MLflow is not installed: pip install 'ctray[mlflow]', "
+                f"or unset {MLFLOW_URI}"
+            )
+        # MLflow's own default is to try for some minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        self._errors = MlflowException
+        try:
+            self._client = client = MlflowClient()
+            experiment = client.get_experiment_by_name("ctray")
+            place = experiment.experiment_id if experiment else client.create_experiment("ctray")
+            self._run = client.create_run(place, run_name=name).info.run_id
+            for key, value in _flat(settings).items():
+                client.log_param(self._run, key, value)
+        except MlflowException as error:
+            raise UserError(
+                f"{MLFLOW_URI}={os.environ[MLFLOW_URI]} cannot be used: {_first_line(error)}"
+            ) from error
+
+    def start(self, history: Sequence[Row]) -> None:
+        """Nothing: what came before a resume is in the run before."""
+
+    def row(self, row: Row) -> None:
+        """Log the metrics of an evaluation."""
+        try:
+            for key in HISTORY_KEYS[1:]:
+                self._client.log_metric(self._run, key, float(row[key]), step=int(row["step"]))
+        except self._errors as error:
+            raise TrackerLostError(f"MLflow: {_first_line(error)}") from error
+
+    def close(self, finished: bool) -> None:
+        """Mark the run as ended."""
+        # It may be the server whose loss ended the logging.
+        with contextlib.suppress(self._errors):
+            self._client.set_terminated(self._run, "FINISHED" if finished else "FAILED")
+
+
+def trackers_for(out: Path, title: str, settings: dict[str, Any]) -> list[Tracker]:
+    """Those of a run: MLflow where its variable is set, the others always.
+
+    Raises:
+        UserError: MLflow is asked for and not installed.
+    """
+    found: list[Tracker] = [History(out, title), TensorBoard(out)]
+    return [*found, MLflow(title, settings)] if os.environ.get(MLFLOW_URI) else found
+
+
+def _line(row: Row) -> str:
+    return json.dumps({key: row[key] for key in HISTORY_KEYS}) + "\n"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            values |= _flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values

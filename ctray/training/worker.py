@@ -1,0 +1,68 @@
+"""Where a Ray Train worker starts: the batches come while the model's libraries are imported."""
+
+import time
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from ray.util.queue import Queue
+
+# What a refit learns from.
+REFIT_SPLIT = "train+val"
+
+
+class Job(TypedDict):
+    """What the driver sends to every worker; plain values and handles.
+
+    `refits` says that the run is the second one of a recipe with `refit`: on more records, without
+    validation, to the last step.
+    """
+
+    recipe: dict[str, Any]
+    store: str
+    version: int
+    threads: int
+    checkpoints: str
+    refits: bool
+    messages: Queue | None
+
+
+def train_loop(config: dict[str, Any]) -> dict[str, Any]:
+    """Run one training; returns the best evaluation's row as `best`, or a mistake as `error`.
+
+    A user's mistake is returned because Ray would start the workers again if it were raised.
+    """
+    started = time.time()
+    job = cast(Job, config)
+    # Here, not above: the driver imports this module, and needs none of it.
+    import ray.train
+    import torch
+
+    from ctray.config import Recipe
+    from ctray.data.store import Store
+    from ctray.errors import UserError
+    from ctray.training import checkpoints
+    from ctray.training.feed import Feed
+
+    torch.set_num_threads(job["threads"])
+    context = ray.train.get_context()
+    recipe = Recipe.model_validate(job["recipe"])
+    try:
+        store = Store.open(Path(job["store"]), job["version"])
+        warnings: list[str] = []
+        found = checkpoints.newest(job["checkpoints"], warnings.append)
+        step = found[1]["step"] if found else 0
+        split = REFIT_SPLIT if job["refits"] else "train"
+        rank, world = context.get_world_rank(), context.get_world_size()
+        feed = Feed(store, split, recipe, rank, world, step)
+        try:
+            # timm alone takes longer to import than the first batch takes to come.
+            from ctray.training.loop import Training
+
+            training = Training(job, recipe, store, feed, found, started)
+            for text in warnings:
+                training.say(text)
+            return {"best": training.run()}
+        finally:
+            feed.close()
+    except UserError as error:
+        return {"error": str(error)}
