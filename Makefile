@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast bench lint clean
+.PHONY: help demo test fast bench results lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -21,6 +21,9 @@ fast: $(VENV)/.test ## the tests that need no cluster and no training
 
 bench: $(VENV)/.bench ## run the benches, and write docs/benchmarks.md
 	$(BIN)/python bench/run.py
+
+results: $(VENV)/.bench ## train the deck's systems and the default, and write docs/results.md
+	$(BIN)/python bench/deck.py
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	$(BIN)/ruff check

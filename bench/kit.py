@@ -1,35 +1,47 @@
 """What the benches share: the images, paired rounds, and one JSON object a line."""
 
 import argparse
+import datetime
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
 from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.data.store import Store
 
-_REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parent.parent
+# How a bench ends that cannot be run on this machine; `run.py` goes on with the next.
+NOT_HERE = 3
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """`--quick` (small, to see that it runs) and `--data` (images in the Kaggle layout)."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--quick", action="store_true", help="few images and rounds")
+    made.add_argument("--data", type=Path, help="folder with one sub-folder a class")
+    return made
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """`--quick` (small, to see that it runs) and `--data` (images in the Kaggle layout)."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="few images and rounds")
-    parser.add_argument("--data", type=Path, help="folder with one sub-folder a class")
-    return parser.parse_args()
+    """What was asked for, of a bench that has no options of its own."""
+    return parser(description).parse_args()
 
 
 @contextmanager
 def images(options: argparse.Namespace) -> Iterator[Path]:
     """A folder of images: `--data`, else real ones where they are, else synthetic ones."""
-    root = Path(os.environ.get("CTRAY_TEST_DATA", _REPOSITORY / ".." / "shared" / "data"))
+    root = Path(os.environ.get("CTRAY_TEST_DATA", REPOSITORY / ".." / "shared" / "data"))
     found = options.data or root / "radiography"
     with tempfile.TemporaryDirectory(prefix="ctray-bench-") as place:
         if options.quick or not found.is_dir():
@@ -37,6 +49,39 @@ def images(options: argparse.Namespace) -> Iterator[Path]:
             spec = PhantomSpec(images_per_class=count, size=299, seed=0)
             found = write_folder(spec, Path(place) / "synthetic")
         yield found
+
+
+def prepared(folder: Path, place: Path) -> Store:
+    """A store of these images at `place`, made by `ctray prepare`."""
+    subprocess.run(
+        ctray("prepare", folder, "--out", place), check=True, env=alone(), stdout=sys.stderr
+    )
+    return Store.open(place)
+
+
+def ctray(*words: object) -> list[str]:
+    """The command `ctray …` of this environment."""
+    return [sys.executable, "-m", "ctray", *(str(word) for word in words)]
+
+
+def alone() -> dict[str, str]:
+    """The environment of a command that is timed: its own cluster, all cores, no GPU.
+
+    OMP_NUM_THREADS, which Ray sets to 1 in its workers, would leave torch one thread.
+    """
+    left_out = ("RAY_", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    return kept | {"CUDA_VISIBLE_DEVICES": "", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Medians of figures taken in turn, each side once a round."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, side in sides.items():
+            taken[name].append(side())
+            note(f"round {number + 1} of {rounds}, {name}: {taken[name][-1]:.4g}")
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def alternate(
@@ -92,6 +137,27 @@ def emit(
 def note(text: str) -> None:
     """Say something to whoever waits; stdout is for rows."""
     print(text, file=sys.stderr, flush=True)
+
+
+def cannot(reason: str) -> NoReturn:
+    """End a bench that this machine has not what it takes for."""
+    note(reason)
+    sys.exit(NOT_HERE)
+
+
+def conditions(packages: tuple[str, ...]) -> list[str]:
+    """Lines for a page: hardware, versions and date."""
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return [
+        f"- {_machine()}, {processor}",
+        f"- Python {platform.python_version()}, {versions}",
+        f"- {datetime.datetime.now(datetime.UTC).date().isoformat()}",
+    ]
 
 
 def _short(value: float | None) -> float | None:

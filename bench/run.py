@@ -1,18 +1,18 @@
 """Run every bench and write docs/benchmarks.md: hardware, versions, date, command, table."""
 
-import datetime
 import json
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from kit import NOT_HERE, conditions
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
-_NOT_BENCHES = {"kit.py", "run.py"}
+# What others import or start, and the one that writes a page of its own.
+_NOT_BENCHES = {"kit.py", "run.py", "plain_loop.py", "plain_torch.py", "deck.py"}
 
 
 def main() -> None:
@@ -22,7 +22,9 @@ def main() -> None:
         if bench.name in _NOT_BENCHES:
             continue
         command = [sys.executable, str(bench), *sys.argv[1:]]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode != NOT_HERE:
+            done.check_returncode()
         print(done.stdout, end="", flush=True)
         rows += [json.loads(line) for line in done.stdout.splitlines()]
     _PAGE.write_text(page(rows))
@@ -30,21 +32,13 @@ def main() -> None:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The page for these rows."""
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
-    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     lines = [
         "# Benchmarks",
         "",
         "Ours and the peer's are measured in turn in one run, medians; what else ran on the",
         "machine met both. The bar is for the ratio, or for ours where there is no peer.",
         "",
-        f"- {rows[0]['machine']}, {processor}",
-        f"- Python {platform.python_version()}, {versions}",
-        f"- {datetime.datetime.now(datetime.UTC).date().isoformat()}",
+        *conditions(_PACKAGES),
         f"- `make bench`{' with ' + ' '.join(sys.argv[1:]) if sys.argv[1:] else ''}",
         "",
         "| bench | what | n | ours | peer | unit | ratio | bar | holds |",

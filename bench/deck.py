@@ -1,0 +1,222 @@
+"""Train the five systems of the deck and the default, score them, and write docs/results.md.
+
+Every step is a command a user would type, on one prepared store: `ctray train` with the recipes
+`deck_…` and `default`, `ctray evaluate` on the validation and the test split. Latency is taken
+here: one image, prepared input to prediction, on the engine the machine gets. A run that is
+finished in the work folder is not trained again, and an unfinished one goes on. The page
+goes into the work folder instead with `--quick`, with `--only`, and on synthetic images.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import REPOSITORY, alone, conditions, ctray, images, parser
+
+from ctray.data.confound import find_confounds
+from ctray.data.preprocess import stored_to_input
+from ctray.data.store import Store, is_store
+from ctray.engine.base import restore_model
+from ctray.engine.predictor import Predictor
+from ctray.models.backbones import SMALL_CNN, resolve_weights
+
+SYSTEMS = ("small_cnn", "resnet18", "efficientnet_b0", "vgg16", "xception", "default")
+_PACKAGES = ("ray", "torch", "timm", "openvino")
+_STARTS = {"none": "random", "package": "ImageNet, pip package", "hub": "ImageNet, hub"}
+_QUICK_SETTINGS = ("image_size=64", "batch_size=16", "small_share=0", "freeze_epochs=0")
+_QUICK = ("--epochs", 1, *(word for pair in _QUICK_SETTINGS for word in ("--set", pair)))
+_WARM_UP, _CALLS = 20, 200
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table.
+
+    Attributes:
+        system: its name in SYSTEMS.
+        backbone: its network.
+        image_size: px.
+        start: the weights it started from.
+        parameters: that learn, in millions.
+        epochs: passes over the training split.
+        seconds: of training and evaluation while training, without start-up.
+        trained_on: records.
+        reports: what `ctray evaluate` wrote for `val` and `test`.
+        latency: p50 at batch 1, ms.
+        engine: that it was taken on.
+    """
+
+    system: str
+    backbone: str
+    image_size: int
+    start: str
+    parameters: float
+    epochs: float
+    seconds: float
+    trained_on: int
+    reports: dict[str, dict[str, Any]]
+    latency: float
+    engine: str
+
+
+def run(*words: object) -> None:
+    """Run a command of ctray, printed before it runs."""
+    print(f"\n$ ctray {' '.join(str(word) for word in words)}", flush=True)
+    subprocess.run(ctray(*words), check=True, env=alone())
+
+
+def result(system: str, store: Store, out: Path, quick: bool) -> Result:
+    """Train a system if it is not trained yet, and score it."""
+    recipe = system if system == "default" else f"deck_{system}"
+    place, bundle = out / system, out / system / "bundle"
+    # With --resume a command starts a run, goes on with one, or says that it is finished.
+    run(
+        *("train", "--data", store.root, "--recipe", recipe, "--out", place, "--resume"),
+        # A refit would learn from the validation split, which is scored here.
+        *("--set", "refit=false"),
+        *(_QUICK if quick else ()),
+    )
+    reports: dict[str, dict[str, Any]] = {}
+    for split in ("val", "test"):
+        folder = place / split
+        run("evaluate", bundle, "--data", store.root, "--split", split, "--out", folder)
+        reports[split] = json.loads((folder / "report.json").read_text())
+    predictor = Predictor.load(str(bundle))
+    info = predictor.bundle.info
+    last = json.loads((place / "history.jsonl").read_text().splitlines()[-1])
+    weights = resolve_weights(info.recipe)
+    start = _STARTS.get(weights, weights)
+    parameters = restore_model(predictor.bundle).model.parameters()
+    return Result(
+        system,
+        info.backbone,
+        info.preprocess.image_size,
+        start if info.backbone != SMALL_CNN else "random, by design",
+        sum(parameter.numel() for parameter in parameters) / 1e6,
+        last["epoch"],
+        last["seconds"],
+        len(predictor.bundle.seen.trained_on),
+        reports,
+        latency(predictor, store),
+        f"{predictor.engine.name}, {predictor.engine.device}",
+    )
+
+
+def latency(predictor: Predictor, store: Store) -> float:
+    """Median milliseconds from one prepared input to its prediction."""
+    stored = store.images(store.records("val").head(1))[0]
+    image = stored_to_input(stored, predictor.bundle.info.preprocess)
+    taken = []
+    for _ in range(_WARM_UP + _CALLS):
+        start = time.perf_counter()
+        predictor.predict([image])
+        taken.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(taken[_WARM_UP:])
+
+
+def source(store: Store) -> Path:
+    """The folder its images came from."""
+    return Path(os.path.commonpath(list(store.records("all")["uri"]))).resolve()
+
+
+def page(results: list[Result], store: Store, command: str, quick: bool) -> str:
+    """The page for these results."""
+    sizes = {split: store.records(split) for split in ("train", "val", "test")}
+    split = ", ".join(f"{len(r)} {name}" for name, r in sizes.items())
+    groups = store.records("all")["group"].nunique()
+    kind = "synthetic images" if store.synthetic else "radiographs"
+    lines = [
+        "# Results",
+        "",
+        "The five systems of the deck and the default recipe, trained, chosen and scored on the",
+        "same splits. Intervals are 95 %, by a bootstrap over groups (patients or look-alikes).",
+        "The validation split chose each system's epoch, so its figures flatter; the test split",
+        "chose nothing. A system that started from random weights is not shown at its best: with",
+        "a network, `--set weights=hub` starts it from ImageNet.",
+        "",
+    ]
+    if quick:
+        lines += ["**A quick run, to see that it runs: one epoch at 64 px. No result.**", ""]
+    if store.synthetic:
+        lines += ["**Synthetic data: the figures say nothing about patients.**", ""]
+    lines += [
+        *conditions(_PACKAGES),
+        f"- `{command}`: `ctray train --recipe deck_…`, `ctray evaluate`",
+        f"- {source(store).name}: {split} {kind} in {groups} groups, {len(store.classes)} classes "
+        f"({', '.join(store.classes)}), fingerprint {store.fingerprint[:12]}",
+        f"- latency: prepared input to prediction, batch 1, median of {_CALLS} after "
+        f"{_WARM_UP}, engine {', '.join(sorted({r.engine for r in results}))}",
+    ]
+    factors = find_confounds(store.records("all"), store.classes).factors
+    strong = [factor for factor in factors if factor.verdict == "strong"]
+    if strong:
+        lines += [f"- what gives a class away in these data: {strong[0].sentences[0]}"]
+    lines += [
+        "",
+        "| system | backbone | px | started from | train / val / test | val accuracy | "
+        "val macro-F1 | test accuracy | test macro-F1 | training s | epochs | parameters M | "
+        "p50 ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(row(result) for result in results)]) + "\n"
+
+
+def row(result: Result) -> str:
+    """A line of the table."""
+    counts = (result.trained_on, *(result.reports[split]["n"] for split in ("val", "test")))
+    measures = [
+        interval(result.reports[split]["metrics"][name])
+        for split in ("val", "test")
+        for name in ("accuracy", "macro_f1")
+    ]
+    cells = [
+        *(result.system, result.backbone, str(result.image_size), result.start),
+        " / ".join(str(count) for count in counts),
+        *measures,
+        *(f"{result.seconds:.0f}", f"{result.epochs:g}", f"{result.parameters:.1f}"),
+        f"{result.latency:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def interval(measure: dict[str, float]) -> str:
+    """A value and its interval."""
+    return f"{measure['value']:.3f} ({measure['low']:.3f}–{measure['high']:.3f})"
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    own = parser(__doc__ or "")
+    own.add_argument("--out", type=Path, help="work folder; default: bench-deck[-quick]")
+    own.add_argument("--only", nargs="+", choices=SYSTEMS, default=SYSTEMS, metavar="NAME")
+    return own.parse_args()
+
+
+def main() -> None:
+    """Train, score, write."""
+    options = arguments()
+    quick = options.quick
+    out = (options.out or REPOSITORY / f"bench-deck{'-quick' if quick else ''}").resolve()
+    if not is_store(out / "store"):
+        with images(options) as folder:
+            run("prepare", folder, "--out", out / "store")
+    store = Store.open(out / "store")
+    if options.data and source(store) != options.data.resolve():
+        sys.exit(f"{out} is of {source(store)}: name another folder with --out")
+    results = [result(system, store, out, quick) for system in options.only]
+    command = " ".join(["python bench/deck.py", *sys.argv[1:]])
+    whole = not (quick or store.synthetic) and len(results) == len(SYSTEMS)
+    written = (REPOSITORY / "docs" if whole else out) / "results.md"
+    written.write_text(page(results, store, command, quick))
+    print(f"\nresults: {written}")
+
+
+if __name__ == "__main__":
+    main()
