@@ -165,7 +165,7 @@ def search(
                 mode="max",
                 sampler=TPESampler(multivariate=True, seed=base.seed),
                 # What one would train without a search is the first to be tried.
-                points_to_evaluate=space.defaults(),
+                points_to_evaluate=space.defaults(base),
             ),
             scheduler=ASHAScheduler(
                 time_attr="epoch",

@@ -66,7 +66,7 @@ class Space:
             dimension = _dimension(key, values)
             for value in dimension.choice or (dimension.low, dimension.high):
                 Recipe.load(None, {key: _as_typed(key, value)})
-            whole = isinstance(_default(key), int)
+            whole = isinstance(_value(Recipe(), key), int)
             self.distributions[key] = dimension.distribution(whole)
         for backbone in self.backbones:
             check_backbone(backbone)
@@ -83,9 +83,9 @@ class Space:
             raise UserError(f"{path} holds no search space: give it `key: {{choice: [...]}}` lines")
         return cls(source)
 
-    def defaults(self) -> list[dict[str, Any]]:
+    def defaults(self, base: Recipe) -> list[dict[str, Any]]:
         """The recipe's own values as a point of the space; empty when they lie outside it."""
-        point = {key: _default(key) for key in self.distributions}
+        point = {key: _value(base, key) for key in self.distributions}
         inside = (_holds(d, point[key]) for key, d in self.distributions.items())
         return [point] if all(inside) else []
 
@@ -116,13 +116,15 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
     return distribution.low <= value <= distribution.high
 
 
-def _default(key: str) -> Any:
-    value: Any = Recipe()
+def _value(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe
     for part in key.split("."):
         value = getattr(value, part, None)
     return value
 
 
 def _as_typed(key: str, value: Any) -> Any:
-    whole = isinstance(value, float) and value.is_integer() and isinstance(_default(key), int)
+    whole = (
+        isinstance(value, float) and value.is_integer() and isinstance(_value(Recipe(), key), int)
+    )
     return int(value) if whole else value

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ctray.config import Recipe
+from ctray.config import Recipe, recipe_file
 from ctray.errors import UserError
 from tuning.search import parse_duration
 from tuning.space import DEFAULT_SPACE, Space
@@ -26,10 +26,11 @@ def test_the_default_space_searches_backbone_and_augmentation() -> None:
 
 
 def test_the_recipes_defaults_are_the_first_point(tmp_path: Path) -> None:
-    (point,) = Space.load(DEFAULT_SPACE).defaults()
-    assert point["backbone"] == Recipe().backbone
-    assert point["augment.strength"] == Recipe().augment.strength
-    assert load(tmp_path, "backbone: {choice: [small_cnn]}").defaults() == []
+    base = Recipe.load(recipe_file("fast"))
+    (point,) = Space.load(DEFAULT_SPACE).defaults(base)
+    assert point["image_size"] == base.image_size
+    assert point["augment.strength"] == base.augment.strength
+    assert load(tmp_path, "backbone: {choice: [small_cnn]}").defaults(Recipe()) == []
 
 
 def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
