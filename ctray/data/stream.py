@@ -60,13 +60,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """The batches of one split of a store, for one worker of `world`."""
+    """The batches of one split of a store, for one worker of `world`.
+
+    Attributes:
+        tasks: that make blocks at the same time; unset: one a CPU of the cluster and one more.
+    """
 
     store: Store
     split: str
     spec: PreprocessSpec
     rank: int
     world: int
+    tasks: int | None = None
 
     @functools.cached_property
     def records(self) -> pd.DataFrame:
@@ -149,7 +154,8 @@ class Stream:
         options.resource_limits = ExecutionResources(
             object_store_memory=_WAITING_BLOCKS * self._rows_a_block * self.spec.image_size**2
         )
-        tasks = math.ceil(ray.cluster_resources().get("CPU", 1) / self.world) + 1
+        cpus = ray.cluster_resources().get("CPU", 1)
+        tasks = self.tasks or math.ceil(cpus / self.world) + 1
         return source.map_batches(
             _load,
             batch_size=None,

@@ -6,8 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from ctray.config import PreprocessSpec, Recipe
-from ctray.data.store import Store
+from ctray.config import Recipe
 from ctray.data.stream import Batch, Stream, steps_per_epoch
 
 # Batches that wait for the training; the blocks they are cut from wait in the stream.
@@ -20,16 +19,12 @@ class Feed:
     Attributes:
         records: that it draws from.
         steps: batches in an epoch.
+        tasks: that its stream runs at the same time.
     """
 
-    def __init__(
-        self, store: Store, split: str, recipe: Recipe, rank: int, world: int, step: int
-    ) -> None:
-        # Channels, mean and scale are the model's; the stream hands on grey pixels.
-        spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
-        self._stream = Stream(store, split, spec, rank, world)
-        self._recipe, self._step = recipe, step
-        self.records = self._stream.records
+    def __init__(self, stream: Stream, recipe: Recipe, step: int) -> None:
+        self._stream, self._recipe, self._step = stream, recipe, step
+        self.records, self.tasks = stream.records, stream.tasks
         self.steps = steps_per_epoch(len(self.records), recipe.batch_size)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
         self._closed = threading.Event()

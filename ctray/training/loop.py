@@ -60,7 +60,7 @@ class Training:
         self.refits = job["refits"]
         self.device = ray.train.torch.get_device()
         self.spec = preprocess_spec(recipe, store.size)
-        self.val = Stream(store, "val", self.spec, self.rank, self.world)
+        self.val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
         self.val_kept: list[Batch] | None = None
         self.steps = feed.steps
         share = share_of(recipe.batch_size, self.rank, self.world)

@@ -11,6 +11,7 @@ import ray
 import ray.train
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
@@ -31,6 +32,14 @@ _RESTARTS = 5
 _MESSENGER = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 # Longer no dead cluster is waited for.
 _LAST_WORD_S = 5.0
+
+
+class _Trainer(cast(Any, TorchTrainer)):  # type: ignore[misc]
+    """A TorchTrainer that starts no process for data sets of Ray Train's: the stream is ours."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
 
 
 class Listener(Protocol):
@@ -107,8 +116,7 @@ def build_trainer(
         "messages": messages,
     }
     resources = {"CPU": plan.cpus} | ({"GPU": 1.0} if plan.gpu else {})
-    # Ray shows type checkers the trainer of its version 1, which takes other arguments.
-    return cast(Any, TorchTrainer)(
+    return _Trainer(
         train_loop,
         train_loop_config=dict(job),
         scaling_config=cast(Any, ray.train.ScalingConfig)(

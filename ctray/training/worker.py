@@ -34,11 +34,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     started = time.time()
     job = cast(Job, config)
     # Here, not above: the driver imports this module, and needs none of it.
-    import ray.train
+    import ray.train.torch
     import torch
 
-    from ctray.config import Recipe
+    from ctray.config import PreprocessSpec, Recipe
     from ctray.data.store import Store
+    from ctray.data.stream import Stream
     from ctray.errors import UserError
     from ctray.training import checkpoints
     from ctray.training.feed import Feed
@@ -52,8 +53,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         found = checkpoints.newest(job["checkpoints"], warnings.append)
         step = found[1]["step"] if found else 0
         split = REFIT_SPLIT if job["refits"] else "train"
-        rank, world = context.get_world_rank(), context.get_world_size()
-        feed = Feed(store, split, recipe, rank, world, step)
+        place = (context.get_world_rank(), context.get_world_size())
+        # Channels, mean and scale are the model's; the stream hands on grey pixels.
+        spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
+        # One task feeds any training on a CPU, and every other takes a second from its start.
+        tasks = 1 if ray.train.torch.get_device().type == "cpu" else None
+        feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step)
         try:
             # timm alone takes longer to import than the first batch takes to come.
             from ctray.training.loop import Training
