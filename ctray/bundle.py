@@ -6,11 +6,8 @@ bundle. Loading verifies every byte and never unpickles.
 """
 
 import hashlib
-import importlib.metadata
-import platform
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Self
 
 import safetensors.torch
@@ -139,18 +136,6 @@ def copy_bundle(source: str, target: str) -> None:
     for name, data in files.items():
         storage.write_bytes(storage.join(target, name), data)
     storage.write_bytes(storage.join(target, SUMS), sums)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result."""
-    packages = ("ctray", "ray", "torch", "torchvision", "timm", "albumentations", "openvino")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _verified_files(uri: str) -> dict[str, bytes]:

@@ -206,7 +206,7 @@ def train(
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()
     session = ray_session(verbose, "run the same command with --resume")
-    with run_folder(out, folder, resume), import_meanwhile(_TRAINER), session:
+    with run_folder(out, settings, data, folder, resume), import_meanwhile(_TRAINER), session:
         started["data set"] = time.time()
         from ctray.training.terminal import Terminal
         from ctray.training.trainer import train as train_run

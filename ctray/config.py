@@ -156,8 +156,7 @@ class AugmentConfig(Strict):
 class Recipe(Strict):
     """What one training run is made from.
 
-    The defaults are the recipe `default`; docs/decisions/recipes.md shows what each was measured
-    to be worth.
+    The defaults are the recipe `default`; docs/decisions/recipes.md shows what was measured.
     """
 
     backbone: str = Field("tf_efficientnet_lite0", description="small_cnn or any timm model name")

@@ -6,7 +6,7 @@ import itertools
 import os
 import posixpath
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -18,8 +18,6 @@ from ctray.errors import UserError
 
 # The last file of a bundle to be written: where it is, a bundle is whole.
 SUMS = "SHA256SUMS"
-# What the checkpoints of a run are called.
-CHECKPOINTS = "step-*.safetensors"
 _LOCAL = fs.LocalFileSystem()
 # An object store answers in tens of milliseconds: many small questions are asked side by side.
 _THREADS = 32
@@ -152,14 +150,17 @@ def write_bytes(uri: str, data: bytes) -> None:
         return
     partial = f"{path}.partial"
     try:
-        with filesystem.open_output_stream(partial) as stream:
-            stream.write(data)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            # Otherwise a machine that loses its power may keep the name and not the bytes.
+            os.fsync(file.fileno())
     except OSError:
         # On a full disk the half would take the room that the next try needs.
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
         raise
-    filesystem.move(partial, path)
+    os.replace(partial, path)
 
 
 def files(uri: str) -> list[str]:
@@ -200,10 +201,11 @@ def check_empty(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[None]:
+def new_folder(out: Path, is_kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Make a local folder for a block's results; if the block fails, nothing half-made is left.
 
-    A finished bundle and a checkpoint are kept: they are worth hours of training.
+    A finished bundle is kept: what fails after it must not cost hours of training. So is all when
+    `is_kept` says so.
 
     Raises:
         UserError: there already is something in it.
@@ -214,7 +216,7 @@ def new_folder(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(any(out.rglob(name)) for name in (SUMS, CHECKPOINTS)):
+        if not (any(out.rglob(SUMS)) or is_kept()):
             for path in out.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:

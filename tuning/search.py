@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ctray.bundle import now, versions, write_bundle
+from ctray.bundle import write_bundle
 from ctray.cli import EXPERT, print_store, run_cli
 from ctray.config import Recipe, recipe_file
 from ctray.data.phantom import PhantomSpec, write_folder
@@ -27,6 +27,7 @@ from ctray.data.source import check_data, open_or_prepare
 from ctray.data.store import Store
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model
+from ctray.provenance import now, versions
 from ctray.session import ray_session
 from ctray.storage import new_folder
 from ctray.training import checkpoints
@@ -194,7 +195,7 @@ def search(
     bundle = out / "best" / "bundle"
     folder = checkpoints_of(str(storage), best_id)
     about = describe(best.best, recipe_of(base, best.params), store)
-    write_bundle(str(bundle), *about, checkpoints.load_best(folder, best.best["step"]))
+    write_bundle(str(bundle), *about, checkpoints.load_best(folder))
     write_study(
         out / "study.html",
         ended,

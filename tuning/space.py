@@ -17,7 +17,7 @@ from ctray.models.names import check_backbone
 
 DEFAULT_SPACE = Path(__file__).parent / "spaces" / "default.yaml"
 # The search sets these itself.
-_RESERVED = ("epochs", "seed")
+_RESERVED = ("epochs", "seed", "refit")
 
 
 class Dimension(Strict):
@@ -65,7 +65,7 @@ class Space:
         for key, values in source.items():
             dimension = _dimension(key, values)
             for value in dimension.choice or (dimension.low, dimension.high):
-                Recipe.load(None, {key: _as_typed(key, value)})
+                Recipe.load(None, {"refit": False, key: _as_typed(key, value)})
             whole = isinstance(_value(Recipe(), key), int)
             self.distributions[key] = dimension.distribution(whole)
         for backbone in self.backbones:
@@ -100,7 +100,10 @@ class Space:
 
 def _dimension(key: str, values: Any) -> Dimension:
     if key in _RESERVED:
-        raise UserError(f"{key!r} is not searched: set it with --max-epochs or --seed")
+        raise UserError(
+            f"{key!r} is not searched: set epochs with --max-epochs and seed with --seed; no trial "
+            "is refitted"
+        )
     try:
         return Dimension.model_validate(values)
     except ValidationError as error:

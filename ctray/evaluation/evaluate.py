@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctray.bundle import versions
 from ctray.data.decode import decode_image
 from ctray.data.preprocess import stored_to_input, to_input
 from ctray.data.records import FileRecord, list_folder, read_bytes
@@ -19,6 +18,7 @@ from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics, score
 from ctray.evaluation.report import WORST_SHOWN, write_report
+from ctray.provenance import versions
 
 DEFAULT_SPLIT = "test"
 

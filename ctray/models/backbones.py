@@ -34,7 +34,7 @@ def build_model(
         if drop_path:
             raise UserError("small_cnn has no drop_path: --set drop_path=0")
         return SmallCNN(num_classes, dropout)
-    extra: dict[str, Any] = {} if _takes_any_size(backbone) else {"img_size": image_size}
+    extra: dict[str, Any] = {} if takes_any_size(backbone) else {"img_size": image_size}
     extra |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
         return timm.create_model(
@@ -128,5 +128,8 @@ def last_feature_layer(model: nn.Module, spec: PreprocessSpec) -> nn.Module:
     return found[-1]
 
 
-def _takes_any_size(backbone: str) -> bool:
+def takes_any_size(backbone: str) -> bool:
+    """Whether a built model runs on images of other sizes, too; a vision transformer does not."""
+    if backbone == SMALL_CNN:
+        return True
     return not timm.get_pretrained_cfg_value(timm_name(backbone), "fixed_input_size")

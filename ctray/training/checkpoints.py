@@ -6,6 +6,7 @@ written by a thread beside the training. docs/decisions/checkpoints.md says why 
 `ray.train.report`.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -68,44 +69,49 @@ def newest(uri: str, warn: Callable[[str], None]) -> tuple[Tensors, State] | Non
     for name in reversed(_names(uri, "step")):
         try:
             tensors, state = load(uri, name)
-            if state["best"]:
-                load_best(uri, state["best"]["step"])
+            if state["best_file"]:
+                load(uri, state["best_file"])
         except (ValueError, FileNotFoundError) as error:
-            warn(f"{error}: going on from the checkpoint before it")
+            warn(f"{error}: going on from the checkpoint before it, or from the beginning")
             continue
         return tensors, state
     return None
 
 
-def load_best(uri: str, step: int) -> Tensors:
-    """The weights that the evaluation after `step` steps found best.
+def load_best(uri: str) -> Tensors:
+    """The best weights that the newest checkpoint knows of.
 
     Raises:
-        ValueError: they are not there, or damaged.
+        UserError: there is none, such as where the workers wrote to folders of their own.
     """
-    for name in _names(uri, "best"):
-        if _step(name) == step:
-            return load(uri, name)[0]
-    raise ValueError(f"the best weights, of step {step}, are not in {uri}")
-
-
-def any_in(uri: str) -> bool:
-    """Whether there is a checkpoint."""
-    return bool(_names(uri, "step"))
+    found = newest(uri, lambda _: None)
+    if found is None or not found[1]["best_file"]:
+        raise UserError(
+            f"the workers' checkpoints are not in {uri}: name a place that all machines reach with "
+            "--checkpoints"
+        )
+    return load(uri, found[1]["best_file"])[0]
 
 
 def clear(uri: str) -> None:
     """Delete every checkpoint in `uri`."""
     for name in storage.files(uri):
-        if _NAME.fullmatch(name.removesuffix(".partial")):
+        if _NAME.fullmatch(name) or _is_half(name):
             storage.delete(storage.join(uri, name))
 
 
 class Writer:
-    """Writes snapshots one after the other beside the training, and keeps the last ones."""
+    """Writes snapshots one after the other beside the training, and keeps the last ones.
 
-    def __init__(self, uri: str) -> None:
+    Args:
+        uri: the folder.
+        state: of the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, uri: str, state: State | None) -> None:
         self._uri = uri
+        self._last: int | None = state["step"] if state else None
+        self._best_file: str | None = state["best_file"] if state else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
 
@@ -130,27 +136,29 @@ class Writer:
 
     def _write(self, snapshot: Snapshot, best: Snapshot | None) -> None:
         try:
-            for part in (best, snapshot):
-                if part is not None:
-                    save(self._uri, part)
+            if best is not None:
+                self._best_file = save(self._uri, best)
+            snapshot.state["best_file"] = self._best_file
+            save(self._uri, snapshot)
         except OSError as error:
-            last = _names(self._uri, "step")
-            good = (
-                f"the last good one is of step {_step(last[-1])}" if last else "there is no other"
-            )
+            none = self._last is None
+            good = "there is none yet" if none else f"the last good one is of step {self._last}"
             raise UserError(
                 f"the checkpoint of step {snapshot.step} cannot be written to {self._uri}: "
                 f"{storage.cause(error)}; {good}; make room, then run the same command with "
                 "--resume"
             ) from error
-        self._prune(snapshot.state)
+        self._last = snapshot.step
+        # What cannot be deleted now is deleted after the next one.
+        with contextlib.suppress(OSError):
+            self._prune()
 
-    def _prune(self, state: State) -> None:
+    def _prune(self) -> None:
         steps = _names(self._uri, "step")[:-_KEPT]
         # The checkpoint before this one may refer to the best before.
-        own = state["best"] and state["best"]["step"]
-        bests = [name for name in _names(self._uri, "best") if _step(name) != own][: 1 - _KEPT]
-        for name in (*steps, *bests):
+        bests = [name for name in _names(self._uri, "best") if name != self._best_file]
+        halves = [name for name in storage.files(self._uri) if _is_half(name)]
+        for name in (*steps, *bests[: 1 - _KEPT], *halves):
             storage.delete(storage.join(self._uri, name))
 
 
@@ -159,5 +167,6 @@ def _names(uri: str, kind: Kind) -> list[str]:
     return [name for name in storage.files(uri) if (m := _NAME.fullmatch(name)) and m[1] == kind]
 
 
-def _step(name: str) -> int:
-    return int(name.split("-")[1])
+def _is_half(name: str) -> bool:
+    """Whether a kill left this file while it was written."""
+    return name.endswith(".partial") and _NAME.fullmatch(name.removesuffix(".partial")) is not None

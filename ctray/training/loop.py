@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
@@ -18,7 +19,12 @@ from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import Batch, Stream, share_of
 from ctray.errors import UserError
-from ctray.models.backbones import build_model, initial_model, preprocess_spec
+from ctray.models.backbones import (
+    build_model,
+    initial_model,
+    preprocess_spec,
+    takes_any_size,
+)
 from ctray.models.depthwise import speed_up_depthwise
 from ctray.models.normalise import Normalise
 from ctray.models.precision import autocast, uses_bf16
@@ -68,7 +74,9 @@ class Training:
         counts = np.bincount(store.labels(feed.records), minlength=len(store.classes)).tolist()
         self.loss = Loss(recipe, counts).to(self.device)
         self.normalise = Normalise(self.spec).to(self.device)
-        self.writer = checkpoints.Writer(job["checkpoints"])
+        # A search listens to Ray's reports, not to messages.
+        self.is_trial = job["messages"] is None
+        self.writer = checkpoints.Writer(job["checkpoints"], found[1] if found else None)
         self.plain = self.together(lambda: self.build(found is not None))
         self.model = self.plain
         self.frozen: bool | None = None
@@ -83,15 +91,21 @@ class Training:
         if found is not None:
             self.restore(*found)
         self.begun = self.mark = time.monotonic()
+        # Steps of this process since then.
+        self.timed = 0
         self.first = {"started": started, "ready": time.time()}
         self.preempted = False
         start = {"step": self.step, "history": self.history, "workers": self.world}
-        every = (recipe.checkpoint_every, recipe.evaluate_every, self.steps)
+        evaluates = None if self.refits else recipe.evaluate_every
+        every = (recipe.checkpoint_every, evaluates, self.steps)
         self.tell("start", start | {"interval": min(step for step in every if step)})
 
     def build(self, resumes: bool) -> nn.Module:
         """The model on its device; a resumed run takes its weights from the checkpoint."""
         recipe, classes = self.recipe, len(self.store.classes)
+        smaller = recipe.small_share and recipe.small_size < recipe.image_size
+        if smaller and not takes_any_size(recipe.backbone):
+            raise UserError(f"{recipe.backbone} takes images of one size only: --set small_share=0")
         if resumes:
             sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
             model = build_model(recipe.backbone, classes, *sizes)
@@ -133,6 +147,7 @@ class Training:
         recipe, arrived = self.recipe, time.time()
         self.losses.append(self.optimise(batch))
         self.step += 1
+        self.timed += 1
         if self.first:
             self.tell("first", self.first | {"arrived": arrived, "done": time.time()})
             self.first = {}
@@ -144,11 +159,16 @@ class Training:
         warned = self.look()
         best = None
         if evaluates:
-            best = self.report(self.row() | self.evaluate())
+            best = self.note(self.row() | self.evaluate())
         elif ends_epoch:
             best = self.end_refit_epoch(self.row())
         if saves or warned:
             self.save(best)
+        if evaluates and self.is_trial:
+            # The search may stop it for this very evaluation, and keep its weights.
+            self.together(self.writer.wait)
+            # Two seconds, until the controller looks: nobody else listens to it.
+            ray.train.report(self.history[-1])
         if warned:
             self.together(self.writer.wait)
             self.say(f"a machine is about to be taken away: step {self.step} is saved")
@@ -218,11 +238,7 @@ class Training:
         if not finite.all():
             bad = int((~finite).nonzero()[0])
             step = self.step - len(parts) + bad + 1
-            raise UserError(
-                f"training diverged: the loss is {float(parts[bad, 0])} at step {step} with "
-                f"learning rate {self.lr(step - 1):.2g}; lower it with "
-                f"--set lr={self.recipe.lr / 10:.0e}"
-            )
+            raise self.diverged(float(parts[bad, 0]), step)
         self.sums += [*parts.sum(dim=0).tolist(), len(parts) * self.recipe.batch_size]
         self.together(self.writer.check)
         total = self.recipe.epochs * self.steps
@@ -230,12 +246,21 @@ class Training:
         known, self.preempted = self.preempted, ray.train.get_preemption_info() is not None
         return self.preempted and not known
 
+    def diverged(self, loss: float, step: int) -> UserError:
+        """The sentence for a loss that is no number."""
+        return UserError(
+            f"training diverged: the loss is {loss} at step {step} with learning rate "
+            f"{self.lr(step - 1):.2g}; lower it in another --out with "
+            f"--set lr={self.recipe.lr / 10:.0e}"
+        )
+
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────
 
     def row(self) -> Row:
         """What is known of the steps since the last evaluation."""
         losses, right, records = self.sums
         elapsed = time.monotonic() - self.mark
+        rate = self.timed * self.recipe.batch_size / elapsed
         self.sums = np.zeros(3)
         return {
             "evaluation": len(self.history) + 1,
@@ -244,7 +269,7 @@ class Training:
             "train_loss": losses / records,
             "train_accuracy": right / records,
             "lr": self.lr(self.step - 1),
-            "images_per_s": records / elapsed,
+            "images_per_s": rate,
         }
 
     @torch.inference_mode()
@@ -299,17 +324,23 @@ class Training:
             yield batch
         self.val_kept = kept
 
-    def report(self, row: Row) -> Snapshot | None:
-        """Note an evaluation and tell Ray and the driver; returns the weights if they are best."""
+    def note(self, row: Row) -> Snapshot | None:
+        """Note an evaluation and tell the driver; returns the weights if they are the best."""
+        if not math.isfinite(row["val_loss"]):
+            raise self.diverged(row["val_loss"], self.step)
         row["seconds"] = self.elapsed()
         self.history.append(row)
         self.tell("row", row)
-        ray.train.report(row)
-        self.mark = time.monotonic()
+        self.mark, self.timed = time.monotonic(), 0
         if self.best is not None and row["val_macro_f1"] <= self.best["val_macro_f1"]:
             return None
+        return self.new_best(row)
+
+    def new_best(self, row: Row) -> Snapshot:
+        """The weights as they are now, as the best."""
         self.best = row
-        return Snapshot("best", self.step, _copies(self.scored().state_dict()), {"row": row})
+        weights = self.scored().state_dict() if self.rank == 0 else {}
+        return Snapshot("best", self.step, _copies(weights), {"row": row})
 
     def end_refit_epoch(self, row: Row) -> Snapshot | None:
         """Say how an epoch without validation went; returns the weights after the last one."""
@@ -318,22 +349,24 @@ class Training:
             f"refit, epoch {round(row['epoch'])} of {epochs}: loss {row['train_loss']:.4f}, "
             f"{row['images_per_s']:.1f} images/s"
         )
-        self.mark = time.monotonic()
+        self.mark, self.timed = time.monotonic(), 0
         if self.step < epochs * self.steps:
             return None
-        self.best = row
-        return Snapshot("best", self.step, _copies(self.scored().state_dict()), {"row": row})
+        if not all(bool(value.isfinite().all()) for value in self.scored().parameters()):
+            raise self.diverged(math.nan, self.step)
+        return self.new_best(row)
 
     def out_of_patience(self) -> bool:
         """Whether the last better evaluation is too long ago."""
         if not self.recipe.patience or self.best is None:
             return False
-        return self.history[-1]["epoch"] - self.best["epoch"] >= self.recipe.patience
+        return self.step - self.best["step"] >= self.recipe.patience * self.steps
 
     # ── saving and going on ──────────────────────────────────────────────────────────────────────
 
     def save(self, best: Snapshot | None) -> None:
         """Hand everything a run needs to go on to the writer."""
+        self.together(self.writer.wait)
         if self.rank:
             return
         tensors = {f"model.{name}": value for name, value in self.plain.state_dict().items()}
@@ -347,7 +380,7 @@ class Training:
             "step": self.step,
             "seconds": self.elapsed(),
             "best": self.best,
-            "history": self.history,
+            "history": list(self.history),
             "sums": self.sums.tolist(),
             "recipe": self.recipe.model_dump(),
             "fingerprint": self.store.fingerprint,

@@ -84,6 +84,10 @@ def make_plan(
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
     """
     total, nodes = cluster_capacity()
+    if least is not None and workers is not None:
+        devices = int(total.get("GPU", 0.0) or total.get("CPU", 0.0))
+        # What is refused is fewer than it can go on with.
+        workers = max(least, min(workers, devices))
     plan = plan_for(
         total.get("CPU", 0.0), int(total.get("GPU", 0.0)), nodes, workers, runs, at_most
     )

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import ValidationError
 
 from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
+from ctray.provenance import versions
 from ctray.training.plan import Plan
 
-_BUNDLE, _CONFIG, _STORE = "bundle", "config.json", "store"
+_BUNDLE, _CONFIG = "bundle", "config.json"
 
 
 def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] | None:
@@ -28,7 +30,7 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
         return None
     from ctray.bundle import Bundle
 
-    difference = recipe.difference(Recipe.model_validate(settings["recipe"]))
+    difference = recipe.difference(recorded_recipe(settings["recipe"]))
     if not difference and settings["data"] != str(data.resolve()):
         difference = f"data {settings['data']}, not {data.resolve()}"
     if difference:
@@ -39,11 +41,15 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, checkpoints: str, resume: bool) -> Iterator[None]:
+def run_folder(
+    out: Path, recipe: Recipe, data: Path, checkpoints: str, resume: bool
+) -> Iterator[None]:
     """A run's folder for a block; if it fails before its first checkpoint, nothing is left.
 
     Args:
         out: the folder.
+        recipe: of the run.
+        data: as it was given.
         checkpoints: folder or URI of the run's checkpoints.
         resume: go on with the unfinished run that is there.
 
@@ -58,24 +64,32 @@ def run_folder(out: Path, checkpoints: str, resume: bool) -> Iterator[None]:
             f"{place} holds an unfinished run: add --resume to go on with it, or choose another "
             "folder"
         )
-    with contextlib.nullcontext() if begun else storage.new_folder(out):
+    new = storage.new_folder(out, is_kept=lambda: _any(checkpoints))
+    with contextlib.nullcontext() if begun else new:
+        # Before anything takes long: by this file a killed run is known as one.
+        _write(out, recipe, data, {})
         _check_writable(checkpoints)
         yield
 
 
 def write_config(out: Path, recipe: Recipe, data: Path, store: Store, plan: Plan) -> None:
     """Write `config.json`: what the run is made from."""
-    from ctray.bundle import versions
+    more = {"store": str(store.root), "fingerprint": store.fingerprint, "plan": vars(plan)}
+    _write(out, recipe, data, more | {"versions": versions()})
 
-    settings = {
-        "recipe": recipe.model_dump(),
-        "data": str(data.resolve()),
-        "store": str(store.root),
-        "fingerprint": store.fingerprint,
-        "plan": vars(plan),
-        "versions": versions(),
-    }
-    (out / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+def recorded_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe as a run wrote it.
+
+    Raises:
+        UserError: this version of ctray has other settings.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(
+            "the run was begun by another version of ctray: choose another --out"
+        ) from error
 
 
 def start_of_process() -> float:
@@ -93,6 +107,12 @@ def _check_writable(uri: str) -> None:
             f"checkpoints cannot be written to {uri}: {storage.cause(error)}; name another place "
             "with --checkpoints"
         ) from error
+
+
+def _write(out: Path, recipe: Recipe, data: Path, more: dict[str, Any]) -> None:
+    settings = {"recipe": recipe.model_dump(), "data": str(data.resolve())} | more
+    text = json.dumps(settings, indent=2) + "\n"
+    storage.write_bytes(str(out / _CONFIG), text.encode())
 
 
 def _any(checkpoints: str) -> bool:

@@ -34,7 +34,10 @@ class Terminal:
         """Say where a run goes on."""
         if step or again:
             what = f"a worker died: {workers} new go on" if again else "resumed"
-            self.say(f"{what} from step {step}; at most {interval} steps are done again")
+            self.say(
+                f"{what} from step {step}; at most {interval} steps, and those while it was "
+                "written, are done again"
+            )
 
     def first(self, times: dict[str, float]) -> None:
         """Say what the time to the first step was spent on; once."""

@@ -88,14 +88,20 @@ class TensorBoard:
         after = int(history[-1]["step"]) + 1 if history else None
         # Two files of one second would have one name.
         suffix = f".{after or 0}"
-        self._writer = SummaryWriter(str(self._folder), purge_step=after, filename_suffix=suffix)
+        self._writer = SummaryWriter(
+            str(self._folder),
+            purge_step=after,
+            filename_suffix=suffix,
+            # A thread writes; if it dies of a full disk, nobody must wait for it.
+            max_queue=10_000,
+            flush_secs=5,
+        )
 
     def row(self, row: Row) -> None:
         """Write the scalars of an evaluation."""
         for key in HISTORY_KEYS[2:-1]:
             name = key.replace("_", "/", 1) if key.startswith(("train", "val")) else key
             self._writer.add_scalar(name, row[key], row["step"])
-        self._writer.flush()
 
     def close(self, finished: bool) -> None:
         """Close the file."""

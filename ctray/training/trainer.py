@@ -1,45 +1,58 @@
-"""One run through Ray Train's TorchTrainer, from recipe and store to bundle."""
+"""One run through Ray Train, from recipe and store to bundle.
 
+Neither torch nor timm is imported before the workers start: each takes the driver seconds.
+"""
+
+import contextlib
 import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import ray
 import ray.train
+from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.queue import Queue
 
 from ctray import storage
-from ctray.bundle import BundleInfo, SeenRecords, now, versions, write_bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
 from ctray.errors import UserError
-from ctray.training import checkpoints
+from ctray.training.backend import LazyTorchConfig
 from ctray.training.plan import Plan
+from ctray.training.run import recorded_recipe
 from ctray.training.trackers import Row, Tracker, TrackerLostError, trackers_for
 from ctray.training.worker import Job, train_loop
 
+if TYPE_CHECKING:
+    from ctray.bundle import BundleInfo, SeenRecords
+
 # A worker that dies is replaced this often; something that kills it every time must end.
 _RESTARTS = 5
-# The actor between worker and driver: a new one takes its place, what was not read is sent again.
+# The actor between worker and driver: when it dies a new one takes its place.
 _MESSENGER = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 # Longer no dead cluster is waited for.
 _LAST_WORD_S = 5.0
 
 
-class _Trainer(cast(Any, TorchTrainer)):  # type: ignore[misc]
-    """A TorchTrainer that starts no process for data sets of Ray Train's: the stream is ours."""
+class Trainer(DataParallelTrainer):
+    """Ray Train's trainer, less what our commands have or do themselves."""
 
     def _create_default_callbacks(self) -> list[Any]:
+        # The stream is ours: no process is needed for data sets of Ray Train's.
         callbacks = super()._create_default_callbacks()
         return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        # Ray's would stay after the run, and end the process with 0: Ctrl-C is to be an exception.
+        pass
 
 
 class Listener(Protocol):
@@ -75,11 +88,12 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
         if len(store.records(split)) == 0:
             raise UserError(f"the {split} split is empty: a class needs at least three patients")
     steps_per_epoch(len(store.records("train")), recipe.batch_size)
-    least = 2 * plan.workers if recipe.mixup or recipe.cutmix else plan.workers
+    # A batch is shared in pairs, and a worker without a record would not keep step.
+    least = 2 * plan.workers - 1
     if recipe.batch_size < least:
         raise UserError(
             f"batch_size={recipe.batch_size} is too small for {plan.workers} workers: "
-            f"--set batch_size={least} or more"
+            f"--set batch_size={least + 1} or more"
         )
 
 
@@ -93,8 +107,8 @@ def build_trainer(
     refits: bool = False,
     messages: Queue | None = None,
     callbacks: Sequence[UserCallback] = (),
-) -> TorchTrainer:
-    """A TorchTrainer for one run; the search makes one a trial, `train` makes one.
+) -> Trainer:
+    """The trainer of one run; the search makes one a trial, `train` makes one.
 
     Args:
         recipe: what to train.
@@ -116,8 +130,9 @@ def build_trainer(
         "messages": messages,
     }
     resources = {"CPU": plan.cpus} | ({"GPU": 1.0} if plan.gpu else {})
-    return _Trainer(
-        train_loop,
+    return Trainer(
+        cast(Any, train_loop),
+        backend_config=LazyTorchConfig(),
         train_loop_config=dict(job),
         scaling_config=cast(Any, ray.train.ScalingConfig)(
             num_workers=plan.workers if plan.least is None else (plan.least, plan.workers),
@@ -133,7 +148,7 @@ def build_trainer(
     )
 
 
-def fit(trainer: TorchTrainer) -> Row:
+def fit(trainer: Trainer) -> Row:
     """Run a trainer; returns the row of the best evaluation.
 
     Raises:
@@ -173,18 +188,25 @@ def train(
         UserError: as `fit`; or the checkpoints in `folder` are of another run.
     """
     check_run(recipe, store, plan)
-    _check_same(recipe, store, folder, listener)
+    if storage.files(folder):
+        _check_same(recipe, store, folder, listener)
     settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
     trackers = trackers_for(out, f"{recipe.backbone}, {store.root.name}", settings)
     best = _run(recipe, store, plan, listener, folder, trackers)
-    weights = checkpoints.load_best(folder, best["step"])
+    from ctray.bundle import write_bundle
+    from ctray.training import checkpoints
+
+    kept = folder
     if recipe.refit:
-        second = storage.join(folder, "refit")
-        last = _run(recipe, store, plan, listener, second, [], refits=True)
-        weights = checkpoints.load_best(second, last["step"])
-        checkpoints.clear(second)
+        kept = storage.join(folder, "refit")
+        if storage.files(kept):
+            _check_same(recipe, store, kept, listener)
+        _run(recipe, store, plan, listener, kept, [], refits=True)
+    weights = checkpoints.load_best(kept)
     write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
-    checkpoints.clear(folder)
+    # Only now: until the bundle is whole they are all there is of the training.
+    for place in {kept, folder}:
+        checkpoints.clear(place)
     return best
 
 
@@ -198,13 +220,14 @@ def _run(
     refits: bool = False,
 ) -> Row:
     """Fit with somebody listening."""
+    # The first that the controller asks something of: it starts while the controller does.
+    get_or_create_autoscaling_coordinator()
     messages = Queue(actor_options=_MESSENGER)
     finished, silent = False, threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="ctray-train-", ignore_cleanup_errors=True) as scratch,
         ThreadPoolExecutor(1) as thread,
     ):
-        following = thread.submit(_follow, messages, silent, trackers, listener)
         trainer = build_trainer(
             *(recipe, store.place, plan),
             folder=folder,
@@ -212,14 +235,20 @@ def _run(
             refits=refits,
             messages=messages,
         )
+        following = thread.submit(_follow, messages, silent, trackers, listener)
         try:
             best = fit(trainer)
             finished = True
         finally:
+            # Whatever ends this, the follower must not wait for what cannot come.
             try:
                 last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
-                ray.get(last, timeout=_LAST_WORD_S)
-            except RayError:
+                with contextlib.suppress(RayError):
+                    ray.get(last, timeout=_LAST_WORD_S)
+                    following.result(timeout=_LAST_WORD_S)
+            except TimeoutError:
+                pass
+            finally:
                 silent.set()
             following.result()
             for tracker in trackers:
@@ -227,10 +256,11 @@ def _run(
     return best
 
 
-def describe(best: Row, recipe: Recipe, store: Store) -> tuple[BundleInfo, SeenRecords]:
+def describe(best: Row, recipe: Recipe, store: Store) -> "tuple[BundleInfo, SeenRecords]":
     """What a bundle says of itself: `best` is the evaluation that chose it, or its recipe."""
-    # timm behind it takes seconds to import: not before the workers start.
+    from ctray.bundle import BundleInfo, SeenRecords
     from ctray.models.backbones import preprocess_spec
+    from ctray.provenance import now, versions
 
     info = BundleInfo(
         backbone=recipe.backbone,
@@ -249,6 +279,8 @@ def describe(best: Row, recipe: Recipe, store: Store) -> tuple[BundleInfo, SeenR
 
 
 def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -> None:
+    from ctray.training import checkpoints
+
     found = checkpoints.newest(folder, listener.say)
     if found is None:
         return
@@ -258,7 +290,7 @@ def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -
             f"the checkpoints in {folder} are of a run on other data (fingerprint "
             f"{state['fingerprint'][:12]}, not {store.fingerprint[:12]}): choose another --out"
         )
-    difference = recipe.difference(Recipe.model_validate(state["recipe"]))
+    difference = recipe.difference(recorded_recipe(state["recipe"]))
     if difference:
         raise UserError(
             f"the run to resume has {difference}: give it the same recipe, or choose another --out"
@@ -273,8 +305,7 @@ def _follow(
     while (message := _next(messages, silent)) is not None:
         kind, content = message
         if kind == "start":
-            for tracker in trackers:
-                tracker.start(content["history"])
+            _tell(trackers, listener, "start", content["history"])
             listener.start(content["step"], content["interval"], content["workers"], again)
             again = True
         elif kind == "first":
@@ -282,15 +313,20 @@ def _follow(
         elif kind == "progress":
             listener.progress(content["step"], content["steps"])
         elif kind == "row":
-            for tracker in list(trackers):
-                try:
-                    tracker.row(content)
-                except TrackerLostError as error:
-                    listener.say(f"{error}: the run goes on without it")
-                    trackers.remove(tracker)
+            _tell(trackers, listener, "row", content)
             listener.row(content)
         else:
             listener.say(content)
+
+
+def _tell(trackers: list[Tracker], listener: Listener, kind: str, content: Any) -> None:
+    """Call a method of every tracker; one that cannot go on must not end the run."""
+    for tracker in list(trackers):
+        try:
+            getattr(tracker, kind)(content)
+        except (TrackerLostError, OSError) as error:
+            listener.say(f"{type(tracker).__name__}: {error}: the run goes on without it")
+            trackers.remove(tracker)
 
 
 def _next(messages: Queue, silent: threading.Event) -> tuple[str, Any] | None:

@@ -45,19 +45,27 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     from ctray.training.feed import Feed
 
     torch.set_num_threads(job["threads"])
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     context = ray.train.get_context()
     recipe = Recipe.model_validate(job["recipe"])
     try:
-        store = Store.open(Path(job["store"]), job["version"])
         warnings: list[str] = []
-        found = checkpoints.newest(job["checkpoints"], warnings.append)
-        step = found[1]["step"] if found else 0
+        mistake, step = "", 0
+        try:
+            store = Store.open(Path(job["store"]), job["version"])
+            found = checkpoints.newest(job["checkpoints"], warnings.append)
+            step = found[1]["step"] if found else 0
+        except UserError as error:
+            mistake = str(error)
+        _agree(context.get_world_size(), step, mistake)
         split = REFIT_SPLIT if job["refits"] else "train"
         place = (context.get_world_rank(), context.get_world_size())
         # Channels, mean and scale are the model's; the stream hands on grey pixels.
         spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
         # One task feeds any training on a CPU, and every other takes a second from its start.
-        tasks = 1 if ray.train.torch.get_device().type == "cpu" else None
+        tasks = 1 if device.type == "cpu" else None
         feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step)
         try:
             # timm alone takes longer to import than the first batch takes to come.
@@ -71,3 +79,23 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
             feed.close()
     except UserError as error:
         return {"error": str(error)}
+
+
+def _agree(world: int, step: int, mistake: str) -> None:
+    """Raise UserError on all workers when one made a mistake or found another checkpoint."""
+    import torch.distributed
+
+    from ctray.errors import UserError
+
+    seen: list[tuple[int, str]] = [(step, mistake)]
+    if world > 1:
+        seen = seen * world
+        torch.distributed.all_gather_object(seen, (step, mistake))
+    for _, text in seen:
+        if text:
+            raise UserError(text)
+    if len({number for number, _ in seen}) > 1:
+        raise UserError(
+            "the workers do not see the same checkpoints: name a place that all machines reach "
+            "with --checkpoints"
+        )

@@ -89,7 +89,7 @@ def wait_until_it_trains(command: Command) -> None:
 
 def resumed_from(command: Command) -> int:
     """The step it says it goes on from."""
-    found = re.search(r"resumed from step (\d+); at most (\d+) steps are done again", str(command))
+    found = re.search(r"resumed from step (\d+); at most (\d+) steps, and those", str(command))
     assert found, command
     assert int(found[2]) == EVERY
     return int(found[1])

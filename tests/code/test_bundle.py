@@ -11,10 +11,11 @@ import safetensors.torch
 import torch
 
 from ctray import registry
-from ctray.bundle import Bundle, BundleInfo, SeenRecords, versions, write_bundle
+from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
 from ctray.config import Recipe
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model, preprocess_spec
+from ctray.provenance import versions
 
 pytestmark = pytest.mark.fast
 

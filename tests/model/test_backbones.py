@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctray.bundle import Bundle, BundleInfo, SeenRecords, versions, write_bundle
+from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
 from ctray.config import Recipe
 from ctray.engine.base import load_engine, restore_model
 from ctray.errors import UserError
@@ -15,6 +15,7 @@ from ctray.models.backbones import (
     preprocess_spec,
 )
 from ctray.models.names import check_backbone
+from ctray.provenance import versions
 
 DECK = ("small_cnn", "efficientnet_b0", "vgg16", "xception", "resnet18", "tf_efficientnet_lite0")
 

@@ -13,8 +13,8 @@ from ctray.training.checkpoints import Snapshot, Writer
 pytestmark = pytest.mark.fast
 
 
-def step(number: int, best: int | None = None) -> Snapshot:
-    state = {"step": number, "best": {"step": best} if best else None}
+def step(number: int) -> Snapshot:
+    state = {"step": number, "best_file": None}
     tensors = {"model.w": torch.randn(4, 3), "optimizer.step.w": torch.tensor(float(number))}
     return Snapshot("step", number, tensors, state)
 
@@ -61,9 +61,9 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    writer = Writer(uri)
-    writer.submit(step(10, best=10), best_of(10))
-    writer.submit(step(20, best=20), best_of(20))
+    writer = Writer(uri, None)
+    writer.submit(step(10), best_of(10))
+    writer.submit(step(20), best_of(20))
     writer.wait()
     (gone,) = tmp_path.glob("best-000000020-*")
     gone.unlink()
@@ -71,14 +71,36 @@ def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path: Path)
     found = checkpoints.newest(uri, said.append)
     assert found is not None
     assert found[1]["step"] == 10
-    assert "step 20" in said[0]
-    assert torch.equal(checkpoints.load_best(uri, 10)["w"], torch.full((2,), 10.0))
+    assert gone.name in said[0]
+    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 10.0))
+
+
+def test_the_best_weights_are_those_of_the_newest_checkpoint(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    # An attempt that was killed between the two files: another one did the same step again.
+    for lost in range(8):
+        checkpoints.save(uri, Snapshot("best", 20, {"w": torch.full((2,), -1.0 - lost)}, {}))
+    writer = Writer(uri, None)
+    writer.submit(step(20), best_of(20))
+    writer.wait()
+    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 20.0))
+    with pytest.raises(UserError, match=r"not in .*--checkpoints"):
+        checkpoints.load_best(str(tmp_path / "elsewhere"))
+
+
+def test_what_a_kill_left_half_is_cleared_away(tmp_path: Path) -> None:
+    half = tmp_path / "step-000000009-0123456789abcdef.safetensors.partial"
+    half.write_bytes(b"half")
+    writer = Writer(str(tmp_path), None)
+    writer.submit(step(10))
+    writer.wait()
+    assert not half.exists()
 
 
 def test_only_the_last_two_and_what_they_refer_to_are_kept(tmp_path: Path) -> None:
-    writer = Writer(str(tmp_path))
+    writer = Writer(str(tmp_path), None)
     for number, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5)):
-        writer.submit(step(number, best), best_of(best) if best == number else None)
+        writer.submit(step(number), best_of(best) if best == number else None)
     writer.wait()
     kept = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
     assert kept == ["best-000000002", "best-000000005", "step-000000004", "step-000000005"]
@@ -90,19 +112,25 @@ def test_only_the_last_two_and_what_they_refer_to_are_kept(tmp_path: Path) -> No
 def test_what_cannot_be_written_is_one_sentence_with_the_last_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = Writer(str(tmp_path))
+    writer = Writer(str(tmp_path), None)
     writer.submit(step(10))
     writer.wait()
 
     def full(uri: str, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
+    def gone(uri: str) -> list[str]:
+        raise OSError(5, os.strerror(5))
+
     monkeypatch.setattr("ctray.storage.write_bytes", full)
+    # The whole storage may be gone: the sentence must not need it.
+    monkeypatch.setattr("ctray.storage.files", gone)
     writer.submit(step(20))
     with pytest.raises(
         UserError, match=r"step 20 cannot .*No space left.* is of step 10.*--resume"
     ):
         writer.wait()
+    monkeypatch.undo()
     found = checkpoints.newest(str(tmp_path), refuse)
     assert found is not None
     assert found[1]["step"] == 10
@@ -111,13 +139,13 @@ def test_what_cannot_be_written_is_one_sentence_with_the_last_good_one(
 def test_they_live_on_an_object_store(bucket: str) -> None:
     uri = bucket.format("runs/7")
     assert checkpoints.newest(uri, refuse) is None
-    writer = Writer(uri)
+    writer = Writer(uri, None)
     for number in (1, 2, 3):
-        writer.submit(step(number, best=1), best_of(1) if number == 1 else None)
+        writer.submit(step(number), best_of(1) if number == 1 else None)
     writer.wait()
     found = checkpoints.newest(uri, refuse)
     assert found is not None
     assert found[1]["step"] == 3
-    assert torch.equal(checkpoints.load_best(uri, 1)["w"], torch.full((2,), 1.0))
+    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 1.0))
     checkpoints.clear(uri)
     assert checkpoints.newest(uri, refuse) is None

@@ -160,7 +160,7 @@ def test_divergence_is_one_sentence_with_step_and_learning_rate(
 def test_a_batch_that_cannot_be_shared_is_one_sentence(
     store: Store, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    small = tiny_recipe.model_copy(update={"batch_size": 2, "mixup": 0.2})
+    small = tiny_recipe.model_copy(update={"batch_size": 2})
     with pytest.raises(UserError, match=r"batch_size=2 is too small for 2 workers.*batch_size=4"):
         train_tiny(small, store, tmp_path, workers=2)
 

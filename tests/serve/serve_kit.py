@@ -14,9 +14,10 @@ import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from ctray.bundle import BundleInfo, SeenRecords, now, versions, write_bundle
+from ctray.bundle import BundleInfo, SeenRecords, write_bundle
 from ctray.config import PreprocessSpec, Recipe
 from ctray.models.backbones import build_model
+from ctray.provenance import now, versions
 
 STEEPNESS = 100.0
 CLASSES = ("alpha", "beta", "gamma")
