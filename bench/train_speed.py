@@ -36,7 +36,7 @@ def ours(store: Store, recipe: Recipe, workers: int, firsts: list[dict[str, floa
     """Images a second of `ctray train`; appends what its first step took, part by part."""
     settings = {name: getattr(recipe, name) for name in ("backbone", "weights", "image_size")}
     given = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    given.append("refit=false")
+    given.append("refit_epochs=0")
     with tempfile.TemporaryDirectory() as place:
         command = ctray(
             *("train", "--data", store.root, "--out", Path(place) / "run"),

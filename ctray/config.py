@@ -18,6 +18,9 @@ AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
 
+# A refit goes on from trained weights, so its rate is lower.
+_REFIT_LR = 0.4
+
 # The transforms of each augmentation policy.
 POLICIES: dict[AugmentPolicy, tuple[str, ...]] = {
     "none": (),
@@ -220,9 +223,11 @@ class Recipe(Strict):
     patience: int = Field(
         0, ge=0, description="epochs without a better evaluation that end the run; 0: none do"
     )
-    refit: bool = Field(
-        True,
-        description="then train once more, on training and validation records, and keep that",
+    refit_epochs: int = Field(
+        4,
+        ge=0,
+        description="passes over training and validation records that follow, from the best "
+        "weights; the bundle is of them; 0: none",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="steps between evaluations, beside the one after each epoch"
@@ -241,8 +246,6 @@ class Recipe(Strict):
             raise ValueError(
                 f"freeze_epochs={self.freeze_epochs} is more than epochs={self.epochs}"
             )
-        if self.refit and self.patience:
-            raise ValueError("a refit trains all epochs: refit and patience exclude each other")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"mixing takes pairs: batch_size={self.batch_size} must be even")
         return self
@@ -255,6 +258,20 @@ class Recipe(Strict):
             UserError: no such file, not YAML, an unknown key or an impossible value.
         """
         return load_settings(cls, path, overrides)
+
+    def for_refit(self) -> "Recipe":
+        """The recipe of the refit: short, at a lower rate, all of it at the full image size."""
+        changes = {
+            "epochs": self.refit_epochs,
+            "refit_epochs": 0,
+            "lr": self.lr * _REFIT_LR,
+            # Other draws than those of the first epochs.
+            "seed": self.seed + 1,
+            "small_share": 0.0,
+            "freeze_epochs": 0,
+            "patience": 0,
+        }
+        return self.model_copy(update=changes)
 
     def difference(self, other: "Recipe") -> str:
         """The first setting of `other` that differs, as `key=value, not value`; "" without one."""

@@ -52,7 +52,7 @@ def tiny_recipe() -> Recipe:
         lr=3e-3,
         seed=1,
         evaluate_every=6,
-        refit=False,
+        refit_epochs=0,
     )
 
 

@@ -13,7 +13,7 @@ from ctray.training.trainer import build_trainer, check_run, fit
 
 def recipe_of(base: Recipe, params: dict[str, Any]) -> Recipe:
     """The recipe of a trial; without a refit, for a trial is judged on the validation records."""
-    values = base.model_dump() | {"refit": False}
+    values = base.model_dump() | {"refit_epochs": 0}
     for dotted, value in params.items():
         *parents, last = dotted.split(".")
         place = values

@@ -63,7 +63,7 @@ class Training:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.messages = job["messages"] if self.rank == 0 else None
         self.recipe, self.store, self.feed = recipe, store, feed
-        self.refits = job["refits"]
+        self.refit_of = job["refit_of"]
         self.device = ray.train.torch.get_device()
         self.spec = preprocess_spec(recipe, store.size)
         self.val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
@@ -96,19 +96,21 @@ class Training:
         self.first = {"started": started, "ready": time.time()}
         self.preempted = False
         start = {"step": self.step, "history": self.history, "workers": self.world}
-        evaluates = None if self.refits else recipe.evaluate_every
+        evaluates = recipe.evaluate_every if self.refit_of is None else None
         every = (recipe.checkpoint_every, evaluates, self.steps)
         self.tell("start", start | {"interval": min(step for step in every if step)})
 
     def build(self, resumes: bool) -> nn.Module:
-        """The model on its device; a resumed run takes its weights from the checkpoint."""
+        """The model on its device; a resumed run then takes its weights from the checkpoint."""
         recipe, classes = self.recipe, len(self.store.classes)
         smaller = recipe.small_share and recipe.small_size < recipe.image_size
         if smaller and not takes_any_size(recipe.backbone):
             raise UserError(f"{recipe.backbone} takes images of one size only: --set small_share=0")
-        if resumes:
+        if resumes or self.refit_of is not None:
             sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
             model = build_model(recipe.backbone, classes, *sizes)
+            if self.refit_of is not None and not resumes:
+                model.load_state_dict(checkpoints.load_best(self.refit_of))
         else:
             model = initial_model(recipe, classes)
         if self.device.type == "cpu" and uses_bf16("cpu", recipe.precision):
@@ -152,7 +154,7 @@ class Training:
             self.tell("first", self.first | {"arrived": arrived, "done": time.time()})
             self.first = {}
         ends_epoch = self.step % self.steps == 0
-        evaluates = not self.refits and (ends_epoch or self.is_due(recipe.evaluate_every))
+        evaluates = self.refit_of is None and (ends_epoch or self.is_due(recipe.evaluate_every))
         saves = ends_epoch or evaluates or self.is_due(recipe.checkpoint_every)
         if not saves and self.step % _SYNC_STEPS:
             return

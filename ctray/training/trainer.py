@@ -104,7 +104,7 @@ def build_trainer(
     *,
     folder: str,
     scratch: str,
-    refits: bool = False,
+    refit_of: str | None = None,
     messages: Queue | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> Trainer:
@@ -116,7 +116,8 @@ def build_trainer(
         plan: from `make_plan`.
         folder: absolute path or URI for the checkpoints; a run goes on from what is there.
         scratch: local folder for what Ray Train itself writes; nothing of it is read again.
-        refits: train on training and validation records, without evaluation.
+        refit_of: the checkpoints of a run; set, this one starts from that one's best weights and
+            learns from training and validation records, without evaluation.
         messages: where the first worker puts what the driver should know.
         callbacks: of Ray Train, such as Tune's.
     """
@@ -126,7 +127,7 @@ def build_trainer(
         "version": store[1],
         "threads": plan.threads,
         "checkpoints": folder,
-        "refits": refits,
+        "refit_of": refit_of,
         "messages": messages,
     }
     resources = {"CPU": plan.cpus} | ({"GPU": 1.0} if plan.gpu else {})
@@ -197,11 +198,11 @@ def train(
     from ctray.training import checkpoints
 
     kept = folder
-    if recipe.refit:
-        kept = storage.join(folder, "refit")
+    if recipe.refit_epochs:
+        refit, kept = recipe.for_refit(), storage.join(folder, "refit")
         if storage.files(kept):
-            _check_same(recipe, store, kept, listener)
-        _run(recipe, store, plan, listener, kept, [], refits=True)
+            _check_same(refit, store, kept, listener)
+        _run(refit, store, plan, listener, kept, [], refit_of=folder)
     weights = checkpoints.load_best(kept)
     write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
     # Only now: until the bundle is whole they are all there is of the training.
@@ -217,7 +218,7 @@ def _run(
     listener: Listener,
     folder: str,
     trackers: list[Tracker],
-    refits: bool = False,
+    refit_of: str | None = None,
 ) -> Row:
     """Fit with somebody listening."""
     # The first that the controller asks something of: it starts while the controller does.
@@ -232,7 +233,7 @@ def _run(
             *(recipe, store.place, plan),
             folder=folder,
             scratch=scratch,
-            refits=refits,
+            refit_of=refit_of,
             messages=messages,
         )
         following = thread.submit(_follow, messages, silent, trackers, listener)
@@ -274,8 +275,8 @@ def describe(best: Row, recipe: Recipe, store: Store) -> "tuple[BundleInfo, Seen
         created=now(),
     )
     val = tuple(store.records("val")["id"])
-    trained_on = tuple(store.records("train")["id"]) + (val if recipe.refit else ())
-    return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit else val)
+    trained_on = tuple(store.records("train")["id"]) + (val if recipe.refit_epochs else ())
+    return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit_epochs else val)
 
 
 def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -> None:

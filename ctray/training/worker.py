@@ -16,8 +16,8 @@ REFIT_SPLIT = "train+val"
 class Job(TypedDict):
     """What the driver sends to every worker; plain values and handles.
 
-    `refits` says that the run is the second one of a recipe with `refit`: on more records, without
-    validation, to the last step.
+    `refit_of` is set in a refit, which starts from the best weights of the run with checkpoints
+    there, and learns from more records, without validation, to the last step.
     """
 
     recipe: dict[str, Any]
@@ -25,7 +25,7 @@ class Job(TypedDict):
     version: int
     threads: int
     checkpoints: str
-    refits: bool
+    refit_of: str | None
     messages: Queue | None
 
 
@@ -64,7 +64,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         except UserError as error:
             mistake = str(error)
         _agree(context.get_world_size(), step, mistake)
-        split = REFIT_SPLIT if job["refits"] else "train"
+        split = "train" if job["refit_of"] is None else REFIT_SPLIT
         place = (context.get_world_rank(), context.get_world_size())
         # Channels, mean and scale are the model's; the stream hands on grey pixels.
         spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)

@@ -32,7 +32,7 @@ RECIPE = {
     "batch_size": 16,
     "lr": 3e-3,
     "checkpoint_every": EVERY,
-    "refit": False,
+    "refit_epochs": 0,
 }
 MESSENGER, WORKER, CONTROLLER = "ray::_QueueActor", "ray::RayTrainWorker", "ray::TrainController"
 # What a driver may take to notice that its cluster is gone, and to end.

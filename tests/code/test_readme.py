@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TINY = "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\nrefit: false\n"
+TINY = "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\nrefit_epochs: 0\n"
 
 
 def blocks(title: str) -> list[str]:
