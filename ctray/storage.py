@@ -175,6 +175,14 @@ def delete(uri: str) -> None:
         filesystem.delete_file(path)
 
 
+def delete_if_empty(uri: str) -> None:
+    """Delete a folder that holds nothing; nothing happens where there is none."""
+    filesystem, path = _open(uri)
+    if not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.delete_dir(path)
+
+
 def folders(uri: str) -> list[str]:
     """Names of the sub-folders, sorted; empty where the folder is missing."""
     return _names(uri, fs.FileType.Directory)

@@ -33,6 +33,7 @@ from ctray.training.worker import Job, train_loop
 
 if TYPE_CHECKING:
     from ctray.bundle import BundleInfo, SeenRecords
+    from ctray.training.checkpoints import State
 
 # A worker that dies is replaced this often; something that kills it every time must end.
 _RESTARTS = 5
@@ -189,25 +190,34 @@ def train(
         UserError: as `fit`; or the checkpoints in `folder` are of another run.
     """
     check_run(recipe, store, plan)
-    if storage.files(folder):
-        _check_same(recipe, store, folder, listener)
+    begun = _begun(recipe, store, folder, listener)
+    steps = recipe.epochs * steps_per_epoch(len(store.records("train")), recipe.batch_size)
     settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
     trackers = trackers_for(out, f"{recipe.backbone}, {store.root.name}", settings)
-    best = _run(recipe, store, plan, listener, folder, trackers)
+    if begun is not None and begun["step"] == steps:
+        # What was killed came after it, such as its refit.
+        _tell(trackers, listener, "start", begun["history"])
+        for tracker in trackers:
+            tracker.close(finished=True)
+        best = cast(Row, begun["best"])
+    else:
+        best = _run(recipe, store, plan, listener, folder, trackers)
     from ctray.bundle import write_bundle
     from ctray.training import checkpoints
 
     kept = folder
     if recipe.refit_epochs:
         refit, kept = recipe.for_refit(), storage.join(folder, "refit")
-        if storage.files(kept):
-            _check_same(refit, store, kept, listener)
+        _begun(refit, store, kept, listener)
         _run(refit, store, plan, listener, kept, [], refit_of=folder)
     weights = checkpoints.load_best(kept)
     write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
     # Only now: until the bundle is whole they are all there is of the training.
-    for place in {kept, folder}:
+    for place in (kept, folder):
         checkpoints.clear(place)
+        # A folder that was named to us stays.
+        if place in (storage.join(folder, "refit"), storage.absolute(str(out / "checkpoints"))):
+            storage.delete_if_empty(place)
     return best
 
 
@@ -279,12 +289,15 @@ def describe(best: Row, recipe: Recipe, store: Store) -> "tuple[BundleInfo, Seen
     return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit_epochs else val)
 
 
-def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -> None:
+def _begun(recipe: Recipe, store: Store, folder: str, listener: Listener) -> "State | None":
+    """The state of the run whose checkpoints are in a folder, which must be of this recipe."""
+    if not storage.files(folder):
+        return None
     from ctray.training import checkpoints
 
     found = checkpoints.newest(folder, listener.say)
     if found is None:
-        return
+        return None
     _, state = found
     if state["fingerprint"] != store.fingerprint:
         raise UserError(
@@ -296,6 +309,7 @@ def _check_same(recipe: Recipe, store: Store, folder: str, listener: Listener) -
         raise UserError(
             f"the run to resume has {difference}: give it the same recipe, or choose another --out"
         )
+    return state
 
 
 def _follow(

@@ -119,7 +119,7 @@ def assert_same_end(out: Path, undisturbed: Path) -> None:
     assert ours.weights.keys() == theirs.weights.keys()
     for name, tensor in ours.weights.items():
         assert np.array_equal(tensor.numpy(), theirs.weights[name].numpy()), name
-    assert list((out / "checkpoints").iterdir()) == []
+    assert not (out / "checkpoints").exists()
 
 
 def contents(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -191,6 +191,25 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         assert command.wait() == 0, command
         assert resumed_from(command) == step
     assert_same_end(out, undisturbed)
+
+
+def test_a_run_killed_in_its_refit_does_not_train_again_what_was_finished(
+    data: Path, tmp_path: Path
+) -> None:
+    """Everything is killed -9 in the refit; `--resume` goes on there, to the same weights."""
+    refits = ("--set", f"refit_epochs={EPOCHS}")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    with running(*train(data, whole, *refits, epochs=1)) as command:
+        assert command.wait() == 0, command
+    folder = out / "checkpoints" / "refit"
+    with running(*train(data, out, *refits, epochs=1)) as command:
+        wait_for_checkpoint_after(command, folder, 0)
+        kill(command.family())
+    step = max(saved(folder))
+    with running(*train(data, out, *refits, "--resume", epochs=1)) as command:
+        assert command.wait() == 0, command
+        assert resumed_from(command) == step
+    assert_same_end(out, whole)
 
 
 def test_a_finished_run_is_left_as_it_is(data: Path, undisturbed: Path) -> None:
