@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 
 # A worker that dies is replaced this often; something that kills it every time must end.
 _RESTARTS = 5
+# Let glibc keep what a step frees for the next one. Ray runs the training in a thread, which glibc
+# gives memory of its own: there no block is above 64 MB, and each that is larger is mapped, and
+# faulted in page by page, in every step (docs/decisions/precision.md).
+_MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
 # The actor between worker and driver: when it dies a new one takes its place.
 _MESSENGER = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 # Longer no dead cluster is waited for.
@@ -146,6 +154,7 @@ def build_trainer(
             storage_path=scratch,
             failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
             callbacks=list(callbacks),
+            worker_runtime_env={"env_vars": _MALLOC},
         ),
     )
 

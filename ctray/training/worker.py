@@ -1,14 +1,11 @@
 """Where a Ray Train worker starts: the batches come while the model's libraries are imported."""
 
-import ctypes
 import time
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from ray.util.queue import Queue
 
-# glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX.
-_MALLOC = {-3: 2**30, -1: 2**31 - 1, -8: 1}
 # What a refit learns from.
 REFIT_SPLIT = "train+val"
 
@@ -48,7 +45,6 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     from ctray.training.feed import Feed
 
     torch.set_num_threads(job["threads"])
-    _keep_memory()
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -83,18 +79,6 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
             feed.close()
     except UserError as error:
         return {"error": str(error)}
-
-
-def _keep_memory() -> None:
-    """Let glibc keep what a step frees for the next one.
-
-    Ray runs the training in a thread, whose large blocks glibc would hand back to the system and
-    fault in again, page by page, in each step: a third of its time (docs/decisions/precision.md).
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in _MALLOC.items():
-            libc.mallopt(option, value)
 
 
 def _agree(world: int, step: int, mistake: str) -> None:
