@@ -96,12 +96,14 @@ class Told:
         self.said.append(text)
 
 
-def train_tiny(recipe: Recipe, store: Store, out: Path, workers: int = 1) -> Told:
+def train_tiny(
+    recipe: Recipe, store: Store, out: Path, workers: int = 1, told: Told | None = None
+) -> Told:
     """Train in this process's cluster, and return what the run told."""
     from ctray.training.plan import make_plan
     from ctray.training.trainer import train
 
-    told = Told()
+    told = told or Told()
     train(recipe, store, out, make_plan(workers), told, str(out / "checkpoints"))
     return told
 

@@ -16,6 +16,11 @@ import ray.train
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.queue import Queue
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 
 # A worker that dies is replaced this often; something that kills it every time must end.
 _RESTARTS = 5
+# Ray waits a minute each time for the workers' CPUs or GPUs; a cluster may have to grow for them.
+_STARTS = 30
 # Let glibc keep what a step frees for the next one. Ray runs the training in a thread, which glibc
 # gives memory of its own: there no block is above 64 MB, and each that is larger is mapped, and
 # faulted in page by page, in every step (docs/decisions/precision.md).
@@ -152,7 +159,9 @@ def build_trainer(
         run_config=cast(Any, ray.train.RunConfig)(
             name="run",
             storage_path=scratch,
-            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+            failure_config=cast(Any, ray.train.FailureConfig)(
+                max_failures=_RESTARTS, controller_failure_limit=_STARTS
+            ),
             callbacks=list(callbacks),
             worker_runtime_env={"env_vars": _MALLOC},
         ),
@@ -163,7 +172,8 @@ def fit(trainer: Trainer) -> Row:
     """Run a trainer; returns the row of the best evaluation.
 
     Raises:
-        UserError: the recipe cannot work, training diverged, or a checkpoint cannot be written.
+        UserError: the recipe cannot work, training diverged, a checkpoint cannot be written, or
+            the processes die again and again.
     """
     try:
         outcome = cast(Any, trainer.fit()).return_value
@@ -171,9 +181,34 @@ def fit(trainer: Trainer) -> Row:
         raise UserError(
             "the process that directs the training died: run the same command with --resume"
         ) from error
+    except ray.train.WorkerGroupError as error:
+        failures = error.worker_failures.values()
+        deaths = [one for one in failures if isinstance(one, WorkerHealthCheckFailedError)]
+        if not deaths:
+            raise
+        raise _died(_RESTARTS + 1, deaths[0].health_check_failure) from error
+    except ray.train.ControllerError as error:
+        cause = error.controller_failure
+        if isinstance(cause, WorkerGroupStartupTimeoutError):
+            raise UserError(
+                f"the workers waited {_STARTS + 1} times in vain for their share of the cluster: "
+                "see what else runs there, or use fewer with --workers"
+            ) from error
+        if not isinstance(cause, WorkerGroupStartupFailedError):
+            raise
+        raise _died(_STARTS + 1, cause) from error
     if "error" in outcome:
         raise UserError(outcome["error"])
     return outcome["best"]
+
+
+def _died(times: int, last: Exception) -> UserError:
+    # What Ray says may be a whole traceback, and goes on for lines about the actor.
+    reason = " ".join(str(last).rpartition("Error: ")[2].split())[:300]
+    return UserError(
+        f"a worker's process died {times} times ({reason}): see to the cause, often too little "
+        "memory, and run the same command with --resume"
+    )
 
 
 def train(

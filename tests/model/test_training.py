@@ -1,10 +1,14 @@
 """Training through Ray Train: what it writes, what it learns, and that it can be repeated."""
 
+import contextlib
 import json
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from conftest import Told, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,6 +17,7 @@ from ctray.bundle import Bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
+from ctray.training import trainer
 from ctray.training.trackers import HISTORY_KEYS
 
 
@@ -143,6 +148,47 @@ def test_a_refit_learns_from_the_validation_records_too(
     assert set(bundle.seen.trained_on) == set(store.records("train+val")["id"])
     assert bundle.seen.chosen_on == ()
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("while_it_starts", "times"), [(True, 2), (False, 1)])
+def test_workers_that_die_again_and_again_are_one_sentence(
+    while_it_starts: bool,
+    times: int,
+    store: Store,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer, "_STARTS", 1)
+    monkeypatch.setattr(trainer, "_RESTARTS", 0)
+    told = Told()
+    begins = (lambda: True) if while_it_starts else (lambda: bool(told.steps))
+    with (
+        _killing_workers(begins),
+        pytest.raises(UserError, match=rf"process died {times} times \(.*\): .* --resume"),
+    ):
+        train_tiny(tiny_recipe, store, tmp_path, told=told)
+
+
+@contextlib.contextmanager
+def _killing_workers(begins: Callable[[], bool]) -> Iterator[None]:
+    """Kill every process of a training worker as soon as it is seen, once `begins` says so."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.1):
+            for process in psutil.Process().children(recursive=True) if begins() else ():
+                with contextlib.suppress(psutil.Error):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_divergence_is_one_sentence_with_step_and_learning_rate(
