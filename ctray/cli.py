@@ -163,7 +163,9 @@ def train(
     workers: Annotated[
         str, typer.Option(help="Data-parallel workers: auto, N, or MIN:MAX (elastic).")
     ] = "auto",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training split, before a refit.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="small_cnn or any timm name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation.")] = None,
     checkpoints: Annotated[

@@ -176,11 +176,10 @@ def delete(uri: str) -> None:
 
 
 def delete_if_empty(uri: str) -> None:
-    """Delete a folder that holds nothing; nothing happens where there is none."""
-    filesystem, path = _open(uri)
-    if not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.delete_dir(path)
+    """Delete a local folder that holds nothing; an object store has no folders."""
+    if "://" not in uri:
+        with contextlib.suppress(OSError):
+            Path(uri).rmdir()
 
 
 def folders(uri: str) -> list[str]:

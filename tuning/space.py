@@ -65,7 +65,7 @@ class Space:
         for key, values in source.items():
             dimension = _dimension(key, values)
             for value in dimension.choice or (dimension.low, dimension.high):
-                Recipe.load(None, {"refit_epochs": 0, key: _as_typed(key, value)})
+                Recipe.load(None, {key: _as_typed(key, value)})
             whole = isinstance(_value(Recipe(), key), int)
             self.distributions[key] = dimension.distribution(whole)
         for backbone in self.backbones:

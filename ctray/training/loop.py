@@ -109,7 +109,8 @@ class Training:
         if resumes or self.refit_of is not None:
             sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
             model = build_model(recipe.backbone, classes, *sizes)
-            if self.refit_of is not None and not resumes:
+            if not resumes:
+                assert self.refit_of is not None
                 model.load_state_dict(checkpoints.load_best(self.refit_of))
         else:
             model = initial_model(recipe, classes)
@@ -250,9 +251,14 @@ class Training:
 
     def diverged(self, loss: float, step: int) -> UserError:
         """The sentence for a loss that is no number."""
+        where = f"the loss is {loss} at step {step} with learning rate {self.lr(step - 1):.2g}"
+        if self.refit_of is not None:
+            return UserError(
+                f"the refit diverged: {where}; do without it in another --out with "
+                "--set refit_epochs=0"
+            )
         return UserError(
-            f"training diverged: the loss is {loss} at step {step} with learning rate "
-            f"{self.lr(step - 1):.2g}; lower it in another --out with "
+            f"training diverged: {where}; lower it in another --out with "
             f"--set lr={self.recipe.lr / 10:.0e}"
         )
 
@@ -384,6 +390,7 @@ class Training:
             "best": self.best,
             "history": list(self.history),
             "sums": self.sums.tolist(),
+            "finished": self.step == self.recipe.epochs * self.steps or self.out_of_patience(),
             "recipe": self.recipe.model_dump(),
             "fingerprint": self.store.fingerprint,
         }

@@ -1,6 +1,7 @@
 """One run through Ray Train, from recipe and store to bundle.
 
-Neither torch nor timm is imported before the workers start: each takes the driver seconds.
+Neither torch nor timm is imported before the workers start, unless there are checkpoints to go on
+from: each takes the driver seconds.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from ctray.errors import UserError
 from ctray.training.backend import LazyTorchConfig
 from ctray.training.plan import Plan
 from ctray.training.run import recorded_recipe
-from ctray.training.trackers import Row, Tracker, TrackerLostError, trackers_for
+from ctray.training.trackers import History, Row, Tracker, TrackerLostError, trackers_for
 from ctray.training.worker import Job, train_loop
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _RESTARTS = 5
 _STARTS = 30
 # Let glibc keep what a step frees for the next one. Ray runs the training in a thread, which glibc
 # gives memory of its own: there no block is above 64 MB, and each that is larger is mapped, and
-# faulted in page by page, in every step (docs/decisions/precision.md).
+# faulted in page by page, in every step (docs/decisions/precision.md). Ray Data's tasks inherit it.
 _MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -163,7 +164,7 @@ def build_trainer(
                 max_failures=_RESTARTS, controller_failure_limit=_STARTS
             ),
             callbacks=list(callbacks),
-            worker_runtime_env={"env_vars": _MALLOC},
+            worker_runtime_env={} if plan.gpu else {"env_vars": _MALLOC},
         ),
     )
 
@@ -228,40 +229,39 @@ def train(
         folder: absolute path or URI for the checkpoints.
 
     Returns:
-        The row of the best evaluation, which is the bundle's.
+        The row of the best evaluation: the bundle's weights are of it, or were refitted from it.
 
     Raises:
         UserError: as `fit`; or the checkpoints in `folder` are of another run.
     """
     check_run(recipe, store, plan)
+    refit, refit_folder = recipe.for_refit(), storage.join(folder, "refit")
     begun = _begun(recipe, store, folder, listener)
-    steps = recipe.epochs * steps_per_epoch(len(store.records("train")), recipe.batch_size)
-    settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
-    trackers = trackers_for(out, f"{recipe.backbone}, {store.root.name}", settings)
-    if begun is not None and begun["step"] == steps:
-        # What was killed came after it, such as its refit.
-        _tell(trackers, listener, "start", begun["history"])
-        for tracker in trackers:
-            tracker.close(finished=True)
+    _begun(refit, store, refit_folder, listener)
+    title = f"{recipe.backbone}, {store.root.name}"
+    if begun is not None and begun["finished"]:
+        # Killed after it, in its refit: the last line of the history may not have been written.
+        History(out, title).start(begun["history"])
         best = cast(Row, begun["best"])
     else:
+        settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
+        trackers = trackers_for(out, title, settings)
         best = _run(recipe, store, plan, listener, folder, trackers)
+    if recipe.refit_epochs:
+        listener.say(f"refit: {refit.epochs} epochs on training and validation records")
+        _run(refit, store, plan, listener, refit_folder, [], refit_of=folder)
     from ctray.bundle import write_bundle
     from ctray.training import checkpoints
 
-    kept = folder
-    if recipe.refit_epochs:
-        refit, kept = recipe.for_refit(), storage.join(folder, "refit")
-        _begun(refit, store, kept, listener)
-        _run(refit, store, plan, listener, kept, [], refit_of=folder)
-    weights = checkpoints.load_best(kept)
+    weights = checkpoints.load_best(refit_folder if recipe.refit_epochs else folder)
     write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
     # Only now: until the bundle is whole they are all there is of the training.
-    for place in (kept, folder):
-        checkpoints.clear(place)
-        # A folder that was named to us stays.
-        if place in (storage.join(folder, "refit"), storage.absolute(str(out / "checkpoints"))):
-            storage.delete_if_empty(place)
+    checkpoints.clear(refit_folder)
+    storage.delete_if_empty(refit_folder)
+    checkpoints.clear(folder)
+    # A folder that was named to us stays.
+    if folder == storage.absolute(str(out / "checkpoints")):
+        storage.delete_if_empty(folder)
     return best
 
 

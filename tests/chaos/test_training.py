@@ -265,6 +265,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
         assert resumed_from(command) == found[1]["step"]
         assert command.says("plan: small_cnn at 64 px, 1 to 2 workers")
     assert Bundle.load(str(out / "bundle")).info.metrics["val_records"] > 0
+    assert list(folder.iterdir()) == [], "the folder was named to us: it stays"
 
 
 @pytest.mark.parametrize("place", ["below a file", "read-only", "no server"])

@@ -54,6 +54,22 @@ def test_a_wrong_setting_is_named(assignment: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_refit_is_the_rest_of_the_recipe_at_full_size_and_a_lower_rate() -> None:
+    changed = {"lr": 1e-2, "epochs": 9, "refit_epochs": 3, "seed": 5, "freeze_epochs": 2}
+    recipe = Recipe.load(None, changed | {"small_share": 0.5, "patience": 2, "batch_size": 8})
+    theirs, ours = recipe.model_dump(), recipe.for_refit().model_dump()
+    difference = {key: ours[key] for key in ours if ours[key] != theirs[key]}
+    assert difference.pop("seed") != 5
+    assert difference == {
+        "lr": pytest.approx(4e-3),
+        "epochs": 3,
+        "refit_epochs": 0,
+        "freeze_epochs": 0,
+        "small_share": 0,
+        "patience": 0,
+    }
+
+
 @pytest.mark.parametrize("text", ["- a list", "a: [1", "\x00\x01"])
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"
