@@ -41,6 +41,7 @@ class BundleInfo(Strict):
     recipe: Recipe = Field(description="what the run was made from")
     versions: dict[str, str] = Field(description="of Python and the packages that matter")
     created: str = Field(description="ISO 8601, UTC")
+    study: str = Field("", description="id of the search that found it; empty without one")
 
 
 class SeenRecords(Strict):

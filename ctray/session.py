@@ -19,6 +19,9 @@ from ctray.errors import UserError
 
 _STATE_API = "RAY_API_SERVER_ADDRESS"
 _GONE_WITHIN_S = 10.0
+# A process that a task leaves idle is of use to the next: Ray ends it after a second, and the one
+# that follows spends longer on its imports (docs/decisions/search.md).
+_KEPT_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
 _LOOK_S = 0.5
@@ -69,6 +72,7 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
         # look-up fail, and the search waits for those CPUs for ever (docs/decisions/session.md).
         port = free_port()
         os.environ[_STATE_API] = f"http://127.0.0.1:{port}"
+        os.environ.update({n: os.environ.get(n, value) for n, value in _KEPT_IDLE.items()})
         ray.init("local", include_dashboard=True, dashboard_port=port, **quiet)
     # Of a cluster that was joined nothing is ours.
     roots = [] if address else [p for p in psutil.Process().children() if p not in before]
@@ -108,14 +112,14 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
         while not over.wait(_LOOK_S):
             if any(_has_ended(process) for process in vital):
                 dead.set()
-                signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
+                signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
                 return
 
     def interrupt(*_: object) -> NoReturn:
         # While Ray waits it lets no other exception through.
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGUSR1, interrupt)
+    before = signal.signal(signal.SIGUSR2, interrupt)
     thread = threading.Thread(target=watch, name="cluster watch", daemon=True)
     thread.start()
     try:
@@ -127,7 +131,7 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR2, before)
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -1,230 +1,165 @@
-"""`python -m tuning.search`: Ray Tune, Optuna and ASHA over Ray Train runs, to the best bundle."""
+"""`python -m tuning.search`: the study of a data set, its trials, and the bundle to deploy."""
 
-import math
+import contextlib
+import fcntl
+import json
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import optuna
-import ray
-import ray.tune
 import typer
-from optuna.samplers import TPESampler
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 
-from ctray.bundle import write_bundle
-from ctray.cli import EXPERT, print_store, run_cli
+from ctray.cli import EXPERT, error_console, print_store, run_cli
 from ctray.config import Recipe, recipe_file
 from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.source import check_data, open_or_prepare
-from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.models.backbones import initial_model
-from ctray.provenance import now, versions
 from ctray.session import ray_session
-from ctray.storage import new_folder
-from ctray.training import checkpoints
-from ctray.training.plan import Plan, make_plan
-from ctray.training.trainer import describe
-from tuning.objective import checkpoints_of, objective, recipe_of
-from tuning.report import write_study
-from tuning.space import DEFAULT_SPACE, Space
-from tuning.trials import State, Trial, write_table
+from ctray.storage import new_folder, write_bytes
+from ctray.training.plan import make_plan
+from tuning.board import Board
+from tuning.choice import Choose
+from tuning.judge import Pruner
+from tuning.memory import Memory, warm_points
+from tuning.objectives import parse_objectives
+from tuning.samplers import SamplerName, make_sampler
+from tuning.space import Space, space_file
+from tuning.study import Limits, recipe_of, run_trials
 
-METRIC = "val_macro_f1"
 _EMBEDDED_IMAGES_PER_CLASS = 120
+_SETTINGS, _LOCK = "study.json", ".lock"
+_DATA_HELP = "Store, or folder with one sub-folder a class; default: embedded synthetic images."
 
 
-@dataclass(frozen=True)
-class Study:
-    """A finished search: its trials, the best of them and where its bundle lies."""
+def main(
+    data: Annotated[Path | None, typer.Option(help=_DATA_HELP)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the study; one there goes on.")] = Path(
+        "study"
+    ),
+    space: Annotated[
+        str, typer.Option(help="quick, default, wide, deck, or a YAML file of your own.")
+    ] = "default",
+    trials: Annotated[int, typer.Option(min=1, help="In the whole study; may be raised.")] = 8,
+    max_epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is kept.")] = 4,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Of this command: 90s, 30m or 2h; default: none.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of what is not searched.")] = "fast",
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="macro_f1 (default), accuracy, loss, then also latency_ms, size_mb."),
+    ] = None,
+    latency_budget_ms: Annotated[
+        float | None, typer.Option(min=0.0, help="Slower models are not trained.")
+    ] = None,
+    choose: Annotated[
+        Choose, typer.Option(help="fastest within the interval of the best, or the best.")
+    ] = "fastest",
+    sampler: Annotated[SamplerName, typer.Option(help="Of Optuna.")] = "tpe",
+    pruner: Annotated[Pruner, typer.Option(help="Ends trials that are behind.")] = "asha",
+    concurrency: Annotated[
+        str, typer.Option(help="Trials at the same time: auto or a number.")
+    ] = "auto",
+    workers_per_trial: Annotated[int, typer.Option(min=1, help="Train workers a trial.")] = 1,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="Share of a GPU, such as 0.5, for trials of one worker.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL of the study; default: OUT/optuna.db.")
+    ] = None,
+    study_name: Annotated[
+        str | None, typer.Option(help="In the database; default: the name of OUT.")
+    ] = None,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a study whose best are tried first."),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train the winner on with the validation records.")
+    ] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Put the winner into the registry as production.")
+    ] = False,
+    registry: Annotated[
+        str | None, typer.Option(help="Of --promote; default: as `ctray promote`.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="In the registry.")] = "chest",
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampler and the trials.")] = 0,
+    verbose: Annotated[bool, EXPERT] = False,
+) -> None:
+    """Search backbone, augmentation and training; keep the model one would deploy.
 
-    trials: tuple[Trial, ...]
-    best: Trial
-    bundle: Path
+    The same command goes on with a study that was stopped or killed.
 
-
-class Ledger(ray.tune.Callback):
-    """Keeps every trial's evaluations and prints a line when one ends."""
-
-    def __init__(self, on_trial: Callable[[Trial], None], epochs: int) -> None:
-        self.start = time.monotonic()
-        self._on_trial = on_trial
-        self._epochs = epochs
-        self._started: dict[str, float] = {}
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        self.done: dict[str, Trial] = {}
-
-    def on_trial_start(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        """Note when it began."""
-        self._started[trial.trial_id] = time.monotonic()
-        self._rows[trial.trial_id] = []
-
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
-        """Keep an evaluation."""
-        self._rows[trial.trial_id].append(
-            {key: value for key, value in result.items() if isinstance(value, int | float)}
-        )
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        """It finished its epochs, or ASHA ended it."""
-        rows = self._rows[trial.trial_id]
-        if rows and rows[-1]["epoch"] >= self._epochs:
-            self._end(trial, "finished", "")
-        else:
-            self._end(trial, "pruned", "behind the better part of the trials at the same epoch")
-
-    def on_trial_error(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        """It raised; the others go on."""
-        self._end(trial, "failed", last_error(trial.error_file))
-
-    def close(self, trials: list[TuneTrial]) -> None:
-        """Account for the trials that the time budget cut."""
-        for trial in trials:
-            if trial.trial_id in self._started and trial.trial_id not in self.done:
-                self._end(trial, "stopped", "the time budget ended")
-
-    def _end(self, trial: TuneTrial, state: State, reason: str) -> None:
-        started = self._started[trial.trial_id]
-        self.done[trial.trial_id] = Trial(
-            number=list(self._started).index(trial.trial_id),
-            state=state,
-            reason=reason,
-            params=dict(trial.config),
-            rows=tuple(self._rows[trial.trial_id]),
-            started=started - self.start,
-            seconds=time.monotonic() - started,
-        )
-        self._on_trial(self.done[trial.trial_id])
-
-
-def search(
-    store: Store,
-    out: Path,
-    space: Space,
-    base: Recipe,
-    *,
-    trials: int,
-    plan: Plan,
-    time_budget_s: float | None,
-    on_trial: Callable[[Trial], None],
-) -> Study:
-    """Run the search, and write `trials.csv`, `study.html` and `best/bundle` into `out`.
-
-    Needs a running Ray.
-
-    Args:
-        store: what to train on; shared by all trials.
-        out: a folder that is empty or missing.
-        space: what to choose from.
-        base: what is not searched; its epochs are the most a trial trains.
-        trials: how many to start.
-        plan: from `make_plan`; its `runs` go on at the same time.
-        time_budget_s: after which no trial goes on; unset: no limit.
-        on_trial: called with every trial as it ends.
-
-    Raises:
-        UserError: weights that cannot be had, or not one trial that reached an evaluation.
+    Example: python -m tuning.search --data xrays --trials 20 --max-epochs 8 --time-budget 2h
     """
-    for backbone in space.backbones:
-        initial_model(recipe_of(base, {"backbone": backbone}), len(store.classes))
-    storage = out / ".ray"
-    ledger = Ledger(on_trial, base.epochs)
-    trainable = ray.tune.with_parameters(
-        objective, base=base, store=store, plan=plan, storage=str(storage)
-    )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, {"CPU": plan.driver_cpus}),
-        tune_config=ray.tune.TuneConfig(
-            num_samples=trials,
-            max_concurrent_trials=plan.runs,
-            time_budget_s=time_budget_s,
-            search_alg=OptunaSearch(
-                space=dict(space.distributions),
-                metric=METRIC,
-                mode="max",
-                sampler=TPESampler(multivariate=True, seed=base.seed),
-                # What one would train without a search is the first to be tried.
-                points_to_evaluate=space.defaults(base),
+    budget = parse_duration(time_budget) if time_budget else None
+    at_a_time = parse_concurrency(concurrency)
+    checked = Space.load(space_file(space))
+    base = Recipe.load(recipe_file(recipe), {"epochs": max_epochs, "seed": seed})
+    objectives = parse_objectives(objective or ["macro_f1"])
+    if objectives[0].name == "loss" and choose == "fastest":
+        raise UserError("there is no interval for --objective loss: add --choose best")
+    limits = Limits(trials, budget, latency_budget_ms, pruner)
+    settings: dict[str, Any] = {
+        "data": None if data is None else str(data.resolve()),
+        "space": checked.source,
+        "base": recipe_of(base, {}).model_dump(),
+        "objectives": [one.name for one in objectives],
+        "pruner": pruner,
+    }
+    if data is None:
+        print("no --data: searching on the embedded synthetic data; its figures mean nothing")
+    else:
+        check_data(data)
+    earlier = [point for folder in warm_start or () for point in warm_points(folder, checked)]
+    with study_folder(out, settings) as study_id, ray_session(verbose):
+        folder = embedded_data(out, seed) if data is None else data
+        store = open_or_prepare(folder, out / "store")
+        print_store(store)
+        plan = make_plan(
+            workers=workers_per_trial, runs=at_a_time, at_most=trials, gpu_share=gpus_per_trial
+        )
+        print(f"plan: {trials} trials of at most {max_epochs} epochs, {plan}", flush=True)
+        if plan.runs == 1 and at_a_time is None and not plan.gpu and trials > 1:
+            print("one trial at a time: two would share the cores, and know less of each other")
+        memory = Memory(
+            storage or f"sqlite:///{(out / 'optuna.db').resolve()}",
+            study_name or out.resolve().name,
+            checked,
+            objectives,
+            lambda begun: make_sampler(
+                sampler, seed + begun, settings["objectives"], latency_budget_ms
             ),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                metric=METRIC,
-                mode="max",
-                max_t=base.epochs,
-                grace_period=1,
-                reduction_factor=3,
-            ),
-        ),
-        run_config=ray.tune.RunConfig(
-            name="search", storage_path=str(storage), callbacks=[ledger], verbose=0
-        ),
-    )
-    results = tuner.fit()
-    ledger.close(results._experiment_analysis.trials)
-    seconds = time.monotonic() - ledger.start
-    ended = tuple(sorted(ledger.done.values(), key=lambda trial: trial.number))
-    write_table(ended, out / "trials.csv")
-    scored = {key: trial for key, trial in ledger.done.items() if not math.isnan(trial.score)}
-    if not scored:
-        reason = ended[0].reason if ended else "the time budget ended before one started"
-        raise UserError(f"no trial reached an evaluation; the first: {reason}")
-    best_id, best = max(scored.items(), key=lambda item: item[1].score)
-    assert best.best is not None
-    bundle = out / "best" / "bundle"
-    folder = checkpoints_of(str(storage), best_id)
-    about = describe(best.best, recipe_of(base, best.params), store)
-    write_bundle(str(bundle), *about, checkpoints.load_best(folder))
-    write_study(
-        out / "study.html",
-        ended,
-        best,
-        {
-            "data": str(store.root),
-            "synthetic": store.synthetic,
-            "fingerprint": store.fingerprint,
-            "space": space.source,
-            "seed": base.seed,
-            "max_epochs": base.epochs,
-            "seconds": seconds,
-            "plan": str(plan),
-            "command": "python -m tuning.search " + " ".join(sys.argv[1:]),
-            "created": now(),
-            "versions": versions(),
-            "bundle": str(bundle),
-        },
-    )
-    shutil.rmtree(storage)
-    return Study(ended, best, bundle)
+            settings | {"fingerprint": store.fingerprint},
+        )
+        memory.enqueue([*checked.point(base), *earlier])
+        with Board(error_console(), objectives[0], max_epochs) as board:
+            done = run_trials(memory, store, out, base, plan, objectives, limits, board)
+        from tuning.finish import Finish, finish
 
-
-def last_error(path: str | None) -> str:
-    """The last line of a trial's traceback, which names what went wrong."""
-    if path is None or not Path(path).is_file():
-        return "the trial's process died"
-    lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    return lines[-1] if lines else "the trial's process died"
+        finish(
+            Finish(
+                memory=memory,
+                trials=tuple(done),
+                store=store,
+                out=out,
+                base=base,
+                plan=plan,
+                objectives=objectives,
+                choose=choose,
+                latency_budget_ms=latency_budget_ms,
+                refits=refit,
+                registry=(registry, name) if promote else None,
+                study_id=study_id,
+                space=checked,
+                command="python -m tuning.search " + " ".join(sys.argv[1:]),
+            )
+        )
 
 
 def parse_duration(text: str) -> float:
@@ -239,68 +174,67 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def embedded_data(out: Path, seed: int) -> Path:
-    """Draw the embedded synthetic images into the study's folder."""
-    spec = PhantomSpec(images_per_class=_EMBEDDED_IMAGES_PER_CLASS, seed=seed)
-    return write_folder(spec, out / "data")
+def parse_concurrency(text: str) -> int | None:
+    """`auto` as None, or a number of at least 1.
 
-
-def main(
-    data: Annotated[
-        Path | None, typer.Option(help="Store, or folder with one sub-folder a class.")
-    ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials to start.")] = 8,
-    max_epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is kept.")] = 4,
-    time_budget: Annotated[str | None, typer.Option(help="90s, 30m or 2h; default: none.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the study.")] = Path("study"),
-    space: Annotated[Path, typer.Option(help="YAML search space.")] = DEFAULT_SPACE,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampler and the trials.")] = 0,
-    verbose: Annotated[bool, EXPERT] = False,
-) -> None:
-    """Search backbones, augmentation and hyperparameters; keep the best trial's bundle.
-
-    Example: python -m tuning.search --data xrays --trials 12 --max-epochs 6 --time-budget 2h
+    Raises:
+        UserError: anything else.
     """
-    budget = parse_duration(time_budget) if time_budget else None
-    checked = Space.load(space)
-    base = Recipe.load(recipe_file("fast"), {"epochs": max_epochs, "seed": seed})
-    if data is None:
-        print("no --data: searching on the embedded synthetic data; its figures mean nothing")
-    else:
-        check_data(data)
-    with new_folder(out):
-        folder = embedded_data(out, seed) if data is None else data
-        with ray_session(verbose):
-            store = open_or_prepare(folder, out / "store")
-            print_store(store)
-            plan = make_plan(workers=1, runs=None, at_most=trials)
-            print(f"plan: {trials} trials of at most {max_epochs} epochs, {plan}", flush=True)
-            study = search(
-                store,
-                out.resolve(),
-                checked,
-                base,
-                trials=trials,
-                plan=plan,
-                time_budget_s=budget,
-                on_trial=_print_trial,
-            )
-    print(f"best: trial {study.best.number}, validation macro-F1 {study.best.score:.4f}")
-    print(f"bundle: {study.bundle}\nreport: {out / 'study.html'}")
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise UserError(f"--concurrency {text!r} is not auto or a number such as 4")
+    return int(text)
 
 
-def _print_trial(trial: Trial) -> None:
-    params = " ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in trial.params.items()
-    )
-    score = "no evaluation" if math.isnan(trial.score) else f"macro-F1 {trial.score:.4f}"
-    reason = f"  ({trial.reason})" if trial.state == "failed" else ""
-    print(
-        f"trial {trial.number}: {trial.state}, {score}, {trial.epochs:g} epochs, "
-        f"{trial.seconds:.0f} s  {params}{reason}",
-        flush=True,
-    )
+def embedded_data(out: Path, seed: int) -> Path:
+    """The embedded synthetic images in the study's folder; drawn whole or not at all."""
+    place, half = out / "data", out / "data.partial"
+    if not place.exists():
+        shutil.rmtree(half, ignore_errors=True)
+        spec = PhantomSpec(images_per_class=_EMBEDDED_IMAGES_PER_CLASS, seed=seed)
+        write_folder(spec, half).rename(place)
+    return place
+
+
+@contextlib.contextmanager
+def study_folder(out: Path, settings: dict[str, Any]) -> Iterator[str]:
+    """The folder of a study for a block, new or to go on with; yields the study's id.
+
+    Raises:
+        UserError: it is not a study's, it is one with other settings, or another search is in it.
+    """
+    file = out / _SETTINGS
+    if file.is_file():
+        known = json.loads(file.read_text())
+        given = json.loads(json.dumps(settings))
+        for key in given:
+            if known[key] != given[key]:
+                raise UserError(
+                    f"--out {out} holds a study with another {key}: give it the same again, or "
+                    "choose another folder"
+                )
+        with _alone(out):
+            yield known["id"]
+        return
+    study_id = uuid.uuid4().hex[:12]
+    with new_folder(out, is_kept=lambda: (out / "optuna.db").exists()), _alone(out):
+        text = json.dumps({"id": study_id} | settings, indent=2) + "\n"
+        write_bytes(str(file), text.encode())
+        yield study_id
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of a study; a process that dies gives it back."""
+    with (out / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another search is at work in --out {out}: wait for it, or choose another folder"
+            ) from None
+        yield
 
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
-"""What the search may choose: a YAML file of recipe keys, each checked before anything runs."""
+"""What the search may choose: a YAML file of recipe keys, each checked before anything runs.
 
+`lr: {low: 1e-4, high: 1e-2, log: true}` and `backbone: {choice: [small_cnn, resnet18]}` are a range
+and a list. Under `when:` stand dimensions that depend on one chosen from a list, such as
+`when: {backbone: {small_cnn: {lr: {low: 1e-3, high: 1e-2, log: true}}}}`: they are added for that
+choice, or take the place of one of the same key.
+"""
+
+import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -15,7 +24,10 @@ from ctray.config import Recipe, Strict, read_yaml
 from ctray.errors import UserError
 from ctray.models.names import check_backbone
 
-DEFAULT_SPACE = Path(__file__).parent / "spaces" / "default.yaml"
+SPACES = Path(__file__).parent / "spaces"
+_WHEN = "when"
+# Between a key and the choice that it depends on, in the name of Optuna's parameter.
+_AT = "@"
 # The search sets these itself.
 _RESERVED = ("epochs", "seed", "refit_epochs")
 
@@ -55,19 +67,22 @@ class Space:
     """A checked search space.
 
     Attributes:
-        distributions: by dotted recipe key.
+        distributions: by dotted recipe key, of every trial.
+        conditional: by key and value of a choice, those that only its trials have.
         source: the YAML values it was read from.
     """
 
     def __init__(self, source: dict[str, Any]) -> None:
         self.source = source
-        self.distributions: dict[str, BaseDistribution] = {}
-        for key, values in source.items():
-            dimension = _dimension(key, values)
-            for value in dimension.choice or (dimension.low, dimension.high):
-                Recipe.load(None, {key: _as_typed(key, value)})
-            whole = isinstance(_value(Recipe(), key), int)
-            self.distributions[key] = dimension.distribution(whole)
+        self.distributions = _dimensions({k: v for k, v in source.items() if k != _WHEN})
+        self.conditional: dict[tuple[str, Any], dict[str, BaseDistribution]] = {}
+        for key, value, values in _conditions(source.get(_WHEN, {})):
+            chosen = self.distributions.get(key)
+            if not isinstance(chosen, CategoricalDistribution) or value not in chosen.choices:
+                raise UserError(
+                    f"when: {key} is never {value!r}: give it `choice: [...]` with that value"
+                )
+            self.conditional[key, value] = _dimensions(values)
         for backbone in self.backbones:
             check_backbone(backbone)
 
@@ -83,11 +98,51 @@ class Space:
             raise UserError(f"{path} holds no search space: give it `key: {{choice: [...]}}` lines")
         return cls(source)
 
-    def defaults(self, base: Recipe) -> list[dict[str, Any]]:
-        """The recipe's own values as a point of the space; empty when they lie outside it."""
-        point = {key: _value(base, key) for key in self.distributions}
-        inside = (_holds(d, point[key]) for key, d in self.distributions.items())
-        return [point] if all(inside) else []
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Let a trial choose; returns the values by dotted recipe key."""
+        decide = dict.fromkeys(key for key, _ in self.conditional)
+        params = {key: _suggest(trial, key, self.distributions[key]) for key in decide}
+        for (key, value), dimensions in self.conditional.items():
+            if params[key] == value:
+                for name, distribution in dimensions.items():
+                    params[name] = _suggest(trial, f"{name}{_AT}{value}", distribution)
+        for key, distribution in self.distributions.items():
+            if key not in params:
+                params[key] = _suggest(trial, key, distribution)
+        return {key: params[key] for key in self._order(params)}
+
+    def to_optuna(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Values by recipe key as values by the name of Optuna's parameter."""
+        renamed = dict(params)
+        for (key, value), dimensions in self.conditional.items():
+            if params.get(key) == value:
+                for name in dimensions.keys() & params.keys():
+                    renamed[f"{name}{_AT}{value}"] = renamed.pop(name)
+        return renamed
+
+    def from_optuna(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The other way."""
+        values = {name.partition(_AT)[0]: value for name, value in params.items()}
+        return {key: values[key] for key in self._order(values)}
+
+    def active(self, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+        """The distributions that a trial with these choices has, by recipe key."""
+        found = dict(self.distributions)
+        for (key, value), dimensions in self.conditional.items():
+            if params.get(key) == value:
+                found |= dimensions
+        return found
+
+    def point(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """A recipe's values as a point of the space; empty when they lie outside it."""
+        return self.inside({key: _value(recipe, key) for key in self._keys()})
+
+    def inside(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """Values by recipe key as a point of the space; empty when one is missing or outside."""
+        active = self.active(values)
+        if not all(_holds(distribution, values.get(key)) for key, distribution in active.items()):
+            return []
+        return [{key: values[key] for key in active}]
 
     @property
     def backbones(self) -> tuple[str, ...]:
@@ -97,26 +152,78 @@ class Space:
             return tuple(str(name) for name in distribution.choices)
         return (Recipe().backbone,)
 
+    def _keys(self) -> list[str]:
+        more = (key for values in self.conditional.values() for key in values)
+        return list(dict.fromkeys([*self.distributions, *more]))
 
-def _dimension(key: str, values: Any) -> Dimension:
+    def _order(self, params: dict[str, Any]) -> list[str]:
+        return [key for key in self._keys() if key in params]
+
+
+def space_file(name: str) -> Path:
+    """The file of a space: one that comes with ctray, or the user's own.
+
+    Raises:
+        UserError: neither.
+    """
+    names = sorted(file.stem for file in SPACES.glob("*.yaml"))
+    if name in names:
+        return SPACES / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(names)
+    raise UserError(f"unknown --space {name!r}; {hint} (a file of your own ends in .yaml)")
+
+
+def _dimensions(source: dict[str, Any]) -> dict[str, BaseDistribution]:
+    return {key: _distribution(key, values) for key, values in source.items()}
+
+
+def _distribution(key: str, values: Any) -> BaseDistribution:
     if key in _RESERVED:
         raise UserError(
             f"{key!r} is not searched: set epochs with --max-epochs and seed with --seed; no trial "
             "is refitted"
         )
     try:
-        return Dimension.model_validate(values)
+        dimension = Dimension.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    for value in dimension.choice or (dimension.low, dimension.high):
+        Recipe.load(None, {key: _as_typed(key, value)})
+    return dimension.distribution(_is_whole(key))
+
+
+def _conditions(when: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Key, value and dimensions of every condition."""
+    if not isinstance(when, dict):
+        raise UserError("when: give it `key: {value: {dimensions}}`")
+    for key, values in when.items():
+        if not isinstance(values, dict):
+            raise UserError(f"when.{key}: give it `value: {{dimensions}}`")
+        for value, dimensions in values.items():
+            if not isinstance(dimensions, dict):
+                raise UserError(f"when.{key}.{value}: give it `key: {{low: …, high: …}}` lines")
+            yield str(key), value, dimensions
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return distribution.low <= value <= distribution.high
+    return value is not None and distribution.low <= value <= distribution.high
 
 
 def _value(recipe: Recipe, key: str) -> Any:
@@ -127,7 +234,18 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 def _as_typed(key: str, value: Any) -> Any:
-    whole = (
-        isinstance(value, float) and value.is_integer() and isinstance(_value(Recipe(), key), int)
-    )
+    whole = isinstance(value, float) and value.is_integer() and _is_whole(key)
     return int(value) if whole else value
+
+
+def _is_whole(key: str) -> bool:
+    """Whether a recipe's key takes integers only."""
+    model: Any = Recipe
+    kinds: tuple[Any, ...] = ()
+    for part in key.split("."):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return False
+        model = fields[part].annotation
+        kinds = get_args(model) or (model,)
+    return int in kinds and float not in kinds

@@ -17,13 +17,18 @@ class Trial:
 
     Attributes:
         number: from 0, in the order they started.
-        state: finished (all epochs), pruned (by ASHA), stopped (by the time budget) or failed.
+        state: finished (all epochs), pruned (by the search, before its last epoch), stopped (with
+            the search: the same command goes on with it) or failed.
         reason: why, in a sentence; empty when finished.
         params: what the search chose, by dotted recipe key.
         rows: its evaluations in order (`epoch`, `train_loss`, `val_loss`, `val_accuracy`,
             `val_macro_f1`, `lr`, `images_per_s`, `seconds` …).
         started: seconds after the study's start.
-        seconds: it ran, start-up included.
+        seconds: it ran, over all the times it was started.
+        latency_ms: p50 of one image on the serving engine, prepared input to answer; unset before
+            it was measured. Models of one architecture and image size share one figure.
+        size_mb: of its weights, 10⁶ bytes.
+        starts: how often it was started; more than once when the search or its process was killed.
     """
 
     number: int
@@ -33,10 +38,13 @@ class Trial:
     rows: tuple[dict[str, Any], ...]
     started: float
     seconds: float
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    starts: int = 1
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The evaluation with the highest validation macro-F1."""
+        """The evaluation with the highest validation macro-F1, whose weights are kept."""
         return max(self.rows, key=lambda row: row["val_macro_f1"], default=None)
 
     @property
@@ -61,8 +69,12 @@ def write_table(trials: Sequence[Trial], path: Path) -> None:
                 "state": trial.state,
                 "val_macro_f1": trial.score,
                 "val_accuracy": best.get("val_accuracy", math.nan),
+                "val_loss": best.get("val_loss", math.nan),
+                "latency_ms": trial.latency_ms,
+                "size_mb": trial.size_mb,
                 "epochs": trial.epochs,
                 "seconds": round(trial.seconds, 1),
+                "starts": trial.starts,
                 **trial.params,
                 "reason": trial.reason,
             }

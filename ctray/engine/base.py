@@ -34,12 +34,14 @@ class InputModel(torch.nn.Module):
     """The device half of preprocessing and the model as one module: uint8 batch to logits.
 
     Attributes:
+        image_size: side of its input, px.
         normalise: uint8 batch to the model's input.
         model: one pass of the network; `forward` may average several (the recipe's `tta`).
     """
 
     def __init__(self, spec: PreprocessSpec, model: torch.nn.Module, recipe: Recipe) -> None:
         super().__init__()
+        self.image_size = spec.image_size
         self.normalise = Normalise(spec)
         self.model = model
         self.answer = with_tta(model, recipe.tta)
@@ -68,9 +70,16 @@ def load_engine(
         threads: CPU threads in all; all of the machine's when unset.
         streams: requests that OpenVINO works on at the same time.
     """
+    return start_engine(restore_model(bundle), engine, threads, streams)
+
+
+def start_engine(
+    model: InputModel, engine: EngineName = "auto", threads: int | None = None, streams: int = 1
+) -> Engine:
+    """As `load_engine`, of a model in evaluation mode on the CPU."""
     if engine == "auto":
         engine = "torch" if torch.cuda.is_available() else "openvino"
-    model = restore_model(bundle)
+    size = model.image_size
     loaded: Engine
     if engine == "torch":
         from ctray.engine.torch_engine import TorchEngine
@@ -79,7 +88,6 @@ def load_engine(
     else:
         from ctray.engine.openvino_engine import OpenVinoEngine
 
-        loaded = OpenVinoEngine(model, bundle.info.preprocess.image_size, threads, streams)
-    size = bundle.info.preprocess.image_size
+        loaded = OpenVinoEngine(model, size, threads, streams)
     loaded.logits(np.zeros((1, size, size), np.uint8))
     return loaded

@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import ray.train
@@ -15,6 +15,8 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional
 
+from ctray import storage
+from ctray.bundle import Bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import Batch, Stream, share_of
@@ -34,9 +36,10 @@ from ctray.training.checkpoints import Snapshot, State, Tensors
 from ctray.training.feed import Feed
 from ctray.training.mixing import Mixer
 from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
-from ctray.training.worker import Job
+from ctray.training.worker import Ear, Job
 
 Row = dict[str, Any]
+End = Literal["finished", "stopped", "cut"]
 Value = TypeVar("Value")
 
 _EVALUATION_BATCH = 64
@@ -52,6 +55,7 @@ class Training:
     def __init__(
         self,
         job: Job,
+        ear: Ear,
         recipe: Recipe,
         store: Store,
         feed: Feed,
@@ -61,7 +65,7 @@ class Training:
         """`found`: the checkpoint to go on from; `started`: when the worker began, for the log."""
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.messages = job["messages"] if self.rank == 0 else None
+        self.ear = ear
         self.recipe, self.store, self.feed = recipe, store, feed
         self.refit_of = job["refit_of"]
         self.device = ray.train.torch.get_device()
@@ -74,8 +78,6 @@ class Training:
         counts = np.bincount(store.labels(feed.records), minlength=len(store.classes)).tolist()
         self.loss = Loss(recipe, counts).to(self.device)
         self.normalise = Normalise(self.spec).to(self.device)
-        # A search listens to Ray's reports, not to messages.
-        self.is_trial = job["messages"] is None
         self.writer = checkpoints.Writer(job["checkpoints"], found[1] if found else None)
         self.plain = self.together(lambda: self.build(found is not None))
         self.model = self.plain
@@ -95,6 +97,7 @@ class Training:
         self.timed = 0
         self.first = {"started": started, "ready": time.time()}
         self.preempted = False
+        self.end: End = "finished"
         start = {"step": self.step, "history": self.history, "workers": self.world}
         evaluates = recipe.evaluate_every if self.refit_of is None else None
         every = (recipe.checkpoint_every, evaluates, self.steps)
@@ -111,7 +114,7 @@ class Training:
             model = build_model(recipe.backbone, classes, *sizes)
             if not resumes:
                 assert self.refit_of is not None
-                model.load_state_dict(checkpoints.load_best(self.refit_of))
+                model.load_state_dict(_trained_weights(self.refit_of))
         else:
             model = initial_model(recipe, classes)
         if self.device.type == "cpu" and uses_bf16("cpu", recipe.precision):
@@ -120,9 +123,11 @@ class Training:
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────
 
-    def run(self) -> Row:
-        """What is left of all epochs; returns the best evaluation's row."""
+    def run(self) -> End:
+        """What is left of all epochs, unless it is ended before."""
         for batch in self.feed:
+            if self.end != "finished":
+                break
             if self.out_of_patience():
                 self.say(f"no better evaluation in {self.recipe.patience} epochs: stopped")
                 break
@@ -131,8 +136,7 @@ class Training:
                 self.wrap(frozen)
             self.advance(batch)
         self.together(self.writer.wait)
-        assert self.best is not None
-        return self.best
+        return self.end
 
     def wrap(self, frozen: bool) -> None:
         """Set which parameters learn, and let the workers share their gradients."""
@@ -165,13 +169,12 @@ class Training:
             best = self.note(self.row() | self.evaluate())
         elif ends_epoch:
             best = self.end_refit_epoch(self.row())
-        if saves or warned:
+        if self.agreed(self.ear.is_over):
+            self.end = "cut"
+        if saves or warned or self.end == "cut":
             self.save(best)
-        if evaluates and self.is_trial:
-            # The search may stop it for this very evaluation, and keep its weights.
-            self.together(self.writer.wait)
-            # Two seconds, until the controller looks: nobody else listens to it.
-            ray.train.report(self.history[-1])
+        if evaluates and self.end != "cut" and not self.agreed(self.ear.wants_more):
+            self.end = "stopped"
         if warned:
             self.together(self.writer.wait)
             self.say(f"a machine is about to be taken away: step {self.step} is saved")
@@ -428,12 +431,19 @@ class Training:
 
     def tell(self, kind: str, content: Any) -> None:
         """Send a message to the driver, without waiting; only the first worker does."""
-        if self.messages is not None:
-            self.messages.actor.put.remote((kind, content))  # type: ignore[attr-defined]
+        if self.rank == 0:
+            self.ear.tell(kind, content)
 
     def say(self, text: str) -> None:
         """Let the driver print a line."""
         self.tell("say", text)
+
+    def agreed(self, question: Callable[[], bool]) -> bool:
+        """What the first worker's ear answers, on all workers."""
+        answer = torch.tensor(self.rank == 0 and question(), device=self.device)
+        if self.world > 1:
+            torch.distributed.broadcast(answer, 0)
+        return bool(answer)
 
     def together(self, action: Callable[[], Value]) -> Value:
         """Do something on every worker; the mistake of one is raised on all: none waits for it."""
@@ -456,6 +466,13 @@ class Training:
         everyone: list[list[Any]] = [[] for _ in range(self.world)]
         torch.distributed.all_gather_object(everyone, parts)
         return [part for worker in everyone for part in worker]
+
+
+def _trained_weights(uri: str) -> Tensors:
+    """The weights of a bundle, or the best that the checkpoints in a folder have."""
+    if storage.is_file(storage.join(uri, storage.SUMS)):
+        return Bundle.load(uri).weights
+    return checkpoints.load_best(uri)
 
 
 def _copies(tensors: Tensors) -> Tensors:

@@ -14,6 +14,9 @@ _DATA_CPUS = 0.2
 _LEAST_CPUS = 0.5
 # What a worker asks for beside a GPU, or on a cluster that has still to grow.
 _CPUS_ANYWHERE = 2.0
+# Trials side by side share the cores, and each knows less of the others: two on two cores were
+# trained 1.2 times as fast as one after the other (docs/decisions/search.md).
+_CPUS_A_TRIAL = 4
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class Plan:
 
     Attributes:
         workers: Train workers a run; the most of them when it is elastic.
-        gpu: whether each has a GPU.
+        gpu: whether each has a GPU, or a share of one.
         cpus: that Ray reserves for each worker.
         threads: that torch uses in each worker.
         runs: how many runs go on side by side.
         least: workers that an elastic run goes on with; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
+        gpu_share: of a GPU that each worker has.
     """
 
     workers: int
@@ -37,9 +41,12 @@ class Plan:
     runs: int
     least: int | None = None
     driver_cpus: float = DRIVER_CPUS
+    gpu_share: float = 1.0
 
     def __str__(self) -> str:
-        device = "1 GPU" if self.gpu else f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
+        device = f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
+        if self.gpu:
+            device = f"{self.gpu_share:g} GPU"
         side = f", {self.runs} trials at a time" if self.runs > 1 else ""
         count = f"{self.least} to {self.workers}" if self.least else str(self.workers)
         plural = "s" * (self.workers > 1)
@@ -71,6 +78,7 @@ def make_plan(
     runs: int | None = 1,
     at_most: int | None = None,
     least: int | None = None,
+    gpu_share: float | None = None,
 ) -> Plan:
     """Plan for the cluster this process is connected to.
 
@@ -79,6 +87,7 @@ def make_plan(
         runs: side by side; unset: as many as fit, but `at_most`.
         at_most: there are no more runs than this.
         least: of an elastic run, the workers it can go on with.
+        gpu_share: of a GPU for each worker; unset: a whole one.
 
     Raises:
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
@@ -88,9 +97,8 @@ def make_plan(
         devices = int(total.get("GPU", 0.0) or total.get("CPU", 0.0))
         # What is refused is fewer than it can go on with.
         workers = max(least, min(workers, devices))
-    plan = plan_for(
-        total.get("CPU", 0.0), int(total.get("GPU", 0.0)), nodes, workers, runs, at_most
-    )
+    cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
+    plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share)
     if least is None:
         return plan
     # Ray counts an elastic run's workers by whole division, which a fraction such as 0.85 upsets.
@@ -105,9 +113,12 @@ def plan_for(
     workers: int | None,
     runs: int | None,
     at_most: int | None = None,
+    gpu_share: float | None = None,
 ) -> Plan:
     """The plan for a cluster of `cpus` and `gpus` in all, with these CPUs on its live nodes."""
     gpu = gpus > 0
+    if gpu_share is not None:
+        _check_share(gpu_share, gpus, workers)
     devices, kind = (gpus, "GPU") if gpu else (math.floor(cpus), "CPU")
     if workers is None:
         workers = gpus if gpu and runs == 1 else 1
@@ -119,7 +130,16 @@ def plan_for(
             f"use --workers {devices} or fewer"
         )
     if runs is None:
-        runs = max(1, min(devices // workers, at_most or devices))
+        side_by_side = devices if gpu else devices // _CPUS_A_TRIAL
+        if gpu_share is not None:
+            side_by_side = gpus * math.floor(1 / gpu_share)
+        runs = max(1, min(side_by_side // workers, at_most or side_by_side))
+    places = gpus * math.floor(1 / (gpu_share or 1.0))
+    if gpu and runs * workers > places:
+        raise UserError(
+            f"{runs} trials of {workers} worker(s) at a time need {runs * workers} shares of a "
+            f"GPU, the cluster has {places}: use a lower --concurrency"
+        )
     spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
     share = spare / (runs * workers)
     if gpu or sum(nodes) < cpus:
@@ -135,7 +155,20 @@ def plan_for(
             f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
         )
     share = math.floor(share * 100) / 100
-    return Plan(workers, gpu, share, max(1, math.ceil(share)), runs)
+    threads = max(1, math.ceil(share))
+    return Plan(workers, gpu, share, threads, runs, gpu_share=gpu_share or 1.0)
+
+
+def _check_share(share: float, gpus: int, workers: int | None) -> None:
+    if not gpus:
+        raise UserError(f"--gpus-per-trial {share:g}: the cluster has no GPU; leave it out")
+    if not 0 < share <= 1:
+        raise UserError(f"--gpus-per-trial {share:g} is not a share above 0 and up to 1")
+    if share < 1 and (workers or 1) > 1:
+        raise UserError(
+            f"--gpus-per-trial {share:g}: the workers of one trial cannot share a GPU; use "
+            "--workers-per-trial 1"
+        )
 
 
 def _places(nodes: list[float], share: float) -> int:

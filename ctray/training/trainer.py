@@ -7,7 +7,7 @@ from: each takes the driver seconds.
 import contextlib
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -22,7 +22,6 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
 )
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.queue import Queue
 
@@ -114,44 +113,50 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
         )
 
 
-def build_trainer(
-    recipe: Recipe,
-    store: tuple[str, int],
-    plan: Plan,
-    *,
-    folder: str,
-    scratch: str,
-    refit_of: str | None = None,
-    messages: Queue | None = None,
-    callbacks: Sequence[UserCallback] = (),
-) -> Trainer:
-    """The trainer of one run; the search makes one a trial, `train` makes one.
+def make_job(
+    recipe: Recipe, store: Store, plan: Plan, folder: str, refit_of: str | None = None
+) -> Job:
+    """What the workers are told of a training.
 
     Args:
         recipe: what to train.
-        store: its folder and version.
+        store: what on.
         plan: from `make_plan`.
         folder: absolute path or URI for the checkpoints; a run goes on from what is there.
-        scratch: local folder for what Ray Train itself writes; nothing of it is read again.
-        refit_of: the checkpoints of a run; set, this one starts from that one's best weights and
+        refit_of: a bundle, or the checkpoints of a run; set, this one starts from its weights and
             learns from training and validation records, without evaluation.
-        messages: where the first worker puts what the driver should know.
-        callbacks: of Ray Train, such as Tune's.
     """
-    job: Job = {
+    return {
         "recipe": recipe.model_dump(),
-        "store": store[0],
-        "version": store[1],
+        "store": store.place[0],
+        "version": store.place[1],
         "threads": plan.threads,
         "checkpoints": folder,
         "refit_of": refit_of,
-        "messages": messages,
     }
-    resources = {"CPU": plan.cpus} | ({"GPU": 1.0} if plan.gpu else {})
+
+
+def build_trainer(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    plan: Plan,
+    scratch: str,
+    restarts: int,
+) -> Trainer:
+    """A trainer that runs a loop on the plan's workers: `train` makes one, a search one a lane.
+
+    Args:
+        loop: run by every worker.
+        config: its argument.
+        plan: from `make_plan`.
+        scratch: local folder for what Ray Train itself writes; nothing of it is read again.
+        restarts: how often workers that die are replaced.
+    """
+    resources = {"CPU": plan.cpus} | ({"GPU": plan.gpu_share} if plan.gpu else {})
     return Trainer(
-        cast(Any, train_loop),
+        cast(Any, loop),
         backend_config=LazyTorchConfig(),
-        train_loop_config=dict(job),
+        train_loop_config=config,
         scaling_config=cast(Any, ray.train.ScalingConfig)(
             num_workers=plan.workers if plan.least is None else (plan.least, plan.workers),
             use_gpu=plan.gpu,
@@ -161,23 +166,21 @@ def build_trainer(
             name="run",
             storage_path=scratch,
             failure_config=cast(Any, ray.train.FailureConfig)(
-                max_failures=_RESTARTS, controller_failure_limit=_STARTS
+                max_failures=restarts, controller_failure_limit=_STARTS
             ),
-            callbacks=list(callbacks),
             worker_runtime_env={} if plan.gpu else {"env_vars": _MALLOC},
         ),
     )
 
 
-def fit(trainer: Trainer) -> Row:
-    """Run a trainer; returns the row of the best evaluation.
+def fit(trainer: Trainer) -> Any:
+    """Run a trainer; returns what the first worker's loop returned.
 
     Raises:
-        UserError: the recipe cannot work, training diverged, a checkpoint cannot be written, or
-            the processes die again and again.
+        UserError: the processes die again and again.
     """
     try:
-        outcome = cast(Any, trainer.fit()).return_value
+        return cast(Any, trainer.fit()).return_value
     except RayActorError as error:
         raise UserError(
             "the process that directs the training died: run the same command with --resume"
@@ -187,7 +190,8 @@ def fit(trainer: Trainer) -> Row:
         deaths = [one for one in failures if isinstance(one, WorkerHealthCheckFailedError)]
         if not deaths:
             raise
-        raise _died(_RESTARTS + 1, deaths[0].health_check_failure) from error
+        failures_allowed = cast(Any, trainer.run_config.failure_config).max_failures
+        raise _died(failures_allowed + 1, deaths[0].health_check_failure) from error
     except ray.train.ControllerError as error:
         cause = error.controller_failure
         if isinstance(cause, WorkerGroupStartupTimeoutError):
@@ -198,9 +202,6 @@ def fit(trainer: Trainer) -> Row:
         if not isinstance(cause, WorkerGroupStartupFailedError):
             raise
         raise _died(_STARTS + 1, cause) from error
-    if "error" in outcome:
-        raise UserError(outcome["error"])
-    return outcome["best"]
 
 
 def _died(times: int, last: Exception) -> UserError:
@@ -232,12 +233,12 @@ def train(
         The row of the best evaluation: the bundle's weights are of it, or were refitted from it.
 
     Raises:
-        UserError: as `fit`; or the checkpoints in `folder` are of another run.
+        UserError: the recipe cannot work, training diverged, a checkpoint cannot be written, the
+            processes die again and again; or the checkpoints in `folder` are of another run.
     """
     check_run(recipe, store, plan)
-    refit, refit_folder = recipe.for_refit(), storage.join(folder, "refit")
+    refit_folder = storage.join(folder, "refit")
     begun = _begun(recipe, store, folder, listener)
-    _begun(refit, store, refit_folder, listener)
     title = f"{recipe.backbone}, {store.root.name}"
     if begun is not None and begun["finished"]:
         # Killed after it, in its refit: the last line of the history may not have been written.
@@ -248,8 +249,7 @@ def train(
         trackers = trackers_for(out, title, settings)
         best = _run(recipe, store, plan, listener, folder, trackers)
     if recipe.refit_epochs:
-        listener.say(f"refit: {refit.epochs} epochs on training and validation records")
-        _run(refit, store, plan, listener, refit_folder, [], refit_of=folder)
+        run_refit(recipe, store, plan, listener, refit_folder, folder)
     from ctray.bundle import write_bundle
     from ctray.training import checkpoints
 
@@ -263,6 +263,20 @@ def train(
     if folder == storage.absolute(str(out / "checkpoints")):
         storage.delete_if_empty(folder)
     return best
+
+
+def run_refit(
+    recipe: Recipe, store: Store, plan: Plan, listener: Listener, folder: str, refit_of: str
+) -> None:
+    """Train on from a bundle's or a run's best weights with the validation records as well.
+
+    Needs a running Ray. `folder` then holds checkpoints of which the best weights are the last;
+    what is there before is gone on with. Raises what `train` raises.
+    """
+    refit = recipe.for_refit()
+    _begun(refit, store, folder, listener)
+    listener.say(f"refit: {refit.epochs} epochs on training and validation records")
+    _run(refit, store, plan, listener, folder, [], refit_of=refit_of)
 
 
 def _run(
@@ -283,16 +297,14 @@ def _run(
         tempfile.TemporaryDirectory(prefix="ctray-train-", ignore_cleanup_errors=True) as scratch,
         ThreadPoolExecutor(1) as thread,
     ):
-        trainer = build_trainer(
-            *(recipe, store.place, plan),
-            folder=folder,
-            scratch=scratch,
-            refit_of=refit_of,
-            messages=messages,
-        )
+        job = make_job(recipe, store, plan, folder, refit_of)
+        config = {"job": job, "messages": messages}
+        trainer = build_trainer(train_loop, config, plan, scratch, _RESTARTS)
         following = thread.submit(_follow, messages, silent, trackers, listener)
         try:
-            best = fit(trainer)
+            outcome = fit(trainer)
+            if "error" in outcome:
+                raise UserError(outcome["error"])
             finished = True
         finally:
             # Whatever ends this, the follower must not wait for what cannot come.
@@ -308,7 +320,7 @@ def _run(
             following.result()
             for tracker in trackers:
                 tracker.close(finished)
-    return best
+    return outcome["best"]
 
 
 def describe(best: Row, recipe: Recipe, store: Store) -> "tuple[BundleInfo, SeenRecords]":

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Protocol, TypedDict
 
 from ray.util.queue import Queue
 
@@ -11,10 +11,11 @@ REFIT_SPLIT = "train+val"
 
 
 class Job(TypedDict):
-    """What the driver sends to every worker; plain values and handles.
+    """One training, in plain values, the same for every worker.
 
-    `refit_of` is set in a refit, which starts from the best weights of the run with checkpoints
-    there, and learns from more records, without validation, to the last step.
+    `refit_of` is set in a refit, which starts from the weights of the bundle there, or the best of
+    the run with checkpoints there, and learns from more records, without validation, to the last
+    step.
     """
 
     recipe: dict[str, Any]
@@ -23,16 +24,56 @@ class Job(TypedDict):
     threads: int
     checkpoints: str
     refit_of: str | None
-    messages: Queue | None
+
+
+class Ear(Protocol):
+    """Whom the first worker of a training tells how it goes."""
+
+    def tell(self, kind: str, content: Any) -> None:
+        """Take a message; nobody waits for it to arrive."""
+        ...
+
+    def wants_more(self) -> bool:
+        """Whether the training is to go on after the evaluation that was told last; may wait."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether the training is to save and end as soon as it can."""
+        ...
+
+
+class DriverEar:
+    """Passes everything on to the driver of `ctray train`."""
+
+    def __init__(self, messages: Queue) -> None:
+        self._actor: Any = messages.actor
+
+    def tell(self, kind: str, content: Any) -> None:
+        """Put it into the queue."""
+        self._actor.put.remote((kind, content))
+
+    def wants_more(self) -> bool:
+        """Always."""
+        return True
+
+    def is_over(self) -> bool:
+        """Never."""
+        return False
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
+    """Run the training `job` and put what the driver should know into `messages`; as `run_job`."""
+    return run_job(config["job"], DriverEar(config["messages"]))
+
+
+def run_job(job: Job, ear: Ear) -> dict[str, Any]:
     """Run one training; returns the best evaluation's row as `best`, or a mistake as `error`.
 
-    A user's mistake is returned because Ray would start the workers again if it were raised.
+    `ended` is `finished`, or `stopped` when the ear wanted no more, or `cut` when it was over:
+    then the checkpoints are of the last step. A user's mistake is returned because Ray would start
+    the workers again if it were raised.
     """
     started = time.time()
-    job = cast(Job, config)
     # Here, not above: the driver imports this module, and needs none of it.
     import ray.train.torch
     import torch
@@ -71,10 +112,10 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
             # timm alone takes longer to import than the first batch takes to come.
             from ctray.training.loop import Training
 
-            training = Training(job, recipe, store, feed, found, started)
+            training = Training(job, ear, recipe, store, feed, found, started)
             for text in warnings:
                 training.say(text)
-            return {"best": training.run()}
+            return {"ended": training.run(), "best": training.best}
         finally:
             feed.close()
     except UserError as error:

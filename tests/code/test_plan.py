@@ -24,11 +24,29 @@ def test_a_plan_never_promises_more_than_there_is(
     assert plan.threads >= 1
 
 
-def test_two_cpus_run_one_training_on_two_threads_or_two_trials_on_one() -> None:
+def test_trials_run_side_by_side_where_each_has_four_cpus_or_a_gpu() -> None:
     assert plan_for(2, 0, [2.0], None, 1).threads == 2
-    trials = plan_for(2, 0, [2.0], 1, None)
-    assert (trials.runs, trials.threads) == (2, 1)
-    assert plan_for(2, 0, [2.0], 1, None, at_most=1).runs == 1
+    alone = plan_for(2, 0, [2.0], 1, None)
+    assert (alone.runs, alone.threads) == (1, 2)
+    assert plan_for(16, 0, [16.0], 1, None).runs == 4
+    assert plan_for(16, 0, [16.0], 1, None, at_most=1).runs == 1
+    assert plan_for(32, 0, [32.0], 2, None).runs == 4
+    asked = plan_for(2, 0, [2.0], 1, 2)
+    assert (asked.runs, asked.threads) == (2, 1)
+
+
+def test_trials_may_share_a_gpu() -> None:
+    plan = plan_for(32, 2, [32.0], 1, None, gpu_share=0.5)
+    assert (plan.runs, plan.gpu_share) == (4, 0.5)
+    assert "0.5 GPU each" in str(plan)
+    for cpus, gpus, workers, share, sentence in (
+        (8, 0, 1, 0.5, "the cluster has no GPU"),
+        (8, 1, 1, 0.0, "not a share"),
+        (8, 1, 1, 2.0, "not a share"),
+        (8, 2, 2, 0.5, "--workers-per-trial 1"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            plan_for(cpus, gpus, [float(cpus)], workers, None, gpu_share=share)
 
 
 def test_gpus_are_taken_when_there_are_any() -> None:
@@ -66,3 +84,9 @@ def test_workers_are_a_number_a_range_or_auto() -> None:
     for wrong in ("", "two", "4:2", "0:2", "1:2:3", "-1"):
         with pytest.raises(UserError, match="--workers"):
             parse_workers(wrong)
+
+
+def test_more_trials_at_a_time_than_gpus_are_refused() -> None:
+    with pytest.raises(UserError, match="need 2 shares of a GPU, the cluster has 1"):
+        plan_for(8, 1, [8.0], 1, 2)
+    assert plan_for(8, 1, [8.0], 1, 2, gpu_share=0.5).runs == 2

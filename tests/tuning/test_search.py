@@ -1,7 +1,10 @@
-"""The search on a real cluster: trials end, the best becomes a bundle, nothing is left behind."""
+"""The search on a real cluster: trials end, what matters is kept, and a second command goes on."""
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,10 +13,17 @@ from ray.util.state import list_actors, list_placement_groups
 from ctray.bundle import Bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
+from ctray.engine.base import load_engine
+from ctray.engine.latency import latency_ms
 from ctray.errors import UserError
 from ctray.training.plan import make_plan
-from tuning.search import Study, search
+from tuning.choice import Choose
+from tuning.finish import Finish, finish
+from tuning.memory import Memory
+from tuning.objectives import parse_objectives
+from tuning.samplers import make_sampler
 from tuning.space import Space
+from tuning.study import Limits, bundle_of, run_trials
 from tuning.trials import Trial
 
 SPACE = {
@@ -21,18 +31,73 @@ SPACE = {
     "image_size": {"choice": [48, 64]},
     "lr": {"low": 1e-3, "high": 1e-2, "log": True},
     "augment.policy": {"choice": ["light", "standard"]},
-    "augment.strength": {"low": 0.1, "high": 0.6},
 }
+BASE = Recipe(backbone="small_cnn", batch_size=16, epochs=3, seed=1, refit_epochs=0)
+F1 = ("macro_f1",)
 
 
-@pytest.fixture(scope="module")
-def base() -> Recipe:
-    return Recipe(backbone="small_cnn", batch_size=16, epochs=2, seed=1)
+class Told:
+    """Remembers what a study tells."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, float]] = []
+        self.rows: list[tuple[int, float]] = []
+        self.ended: list[Trial] = []
+
+    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
+        self.begun.append((number, epochs))
+
+    def row(self, number: int, row: dict[str, Any]) -> None:
+        self.rows.append((number, row["epoch"]))
+
+    def end(self, trial: Trial) -> None:
+        self.ended.append(trial)
 
 
-@pytest.fixture(scope="module")
-def printed() -> list[Trial]:
-    return []
+def memory_of(out: Path, space: dict[str, Any] = SPACE, objectives: Sequence[str] = F1) -> Memory:
+    out.mkdir(exist_ok=True)
+    return Memory(
+        f"sqlite:///{out / 'optuna.db'}",
+        "study",
+        Space(space),
+        parse_objectives(objectives),
+        lambda begun: make_sampler("tpe", 3 + begun, objectives, None),
+        {"space": space},
+    )
+
+
+def run_study(
+    store: Store,
+    out: Path,
+    limits: Limits,
+    told: Told,
+    base: Recipe = BASE,
+    space: dict[str, Any] = SPACE,
+    objectives: Sequence[str] = F1,
+) -> list[Trial]:
+    memory = memory_of(out, space, objectives)
+    plan = make_plan(workers=1, runs=1)
+    return run_trials(memory, store, out, base, plan, parse_objectives(objectives), limits, told)
+
+
+def finished(store: Store, out: Path, trials: list[Trial], choose: Choose, **more: Any) -> None:
+    given: dict[str, Any] = {"refits": False, "latency_budget_ms": None, "registry": None} | more
+    finish(
+        Finish(
+            memory=memory_of(out),
+            trials=tuple(trials),
+            store=store,
+            out=out,
+            base=BASE,
+            plan=make_plan(workers=1, runs=1),
+            objectives=parse_objectives(F1),
+            choose=choose,
+            study_id="0123456789ab",
+            space=Space(SPACE),
+            command="python -m tuning.search",
+            **given,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,79 +106,174 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(store: Store, base: Recipe, printed: list[Trial], out: Path) -> Study:
-    plan = make_plan(workers=1, runs=None, at_most=4)
-    return search(
-        *(store, out, Space(SPACE), base),
-        trials=4,
-        plan=plan,
-        time_budget_s=None,
-        on_trial=printed.append,
-    )
+def told() -> Told:
+    return Told()
 
 
-def test_every_trial_ends_and_is_told_once(study: Study, printed: list[Trial]) -> None:
-    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
-    assert sorted(trial.number for trial in printed) == [0, 1, 2, 3]
-    assert {trial.state for trial in study.trials} <= {"finished", "pruned"}
-    for trial in study.trials:
+@pytest.fixture(scope="module")
+def trials(store: Store, out: Path, told: Told) -> list[Trial]:
+    """A study of five trials, of which ASHA prunes some."""
+    return run_study(store, out, Limits(5), told)
+
+
+def test_every_trial_ends_and_is_told_once(trials: list[Trial], told: Told) -> None:
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
+    assert [number for number, _ in told.begun] == [0, 1, 2, 3, 4]
+    assert [trial.number for trial in told.ended] == [0, 1, 2, 3, 4]
+    assert {"finished", "pruned"} >= {trial.state for trial in trials}
+    for trial in trials:
         assert set(trial.params) == set(SPACE)
-        assert trial.epochs == 2 if trial.state == "finished" else trial.epochs < 2
+        epochs = [epoch for number, epoch in told.rows if number == trial.number]
+        assert [row["epoch"] for row in trial.rows] == epochs
+        if trial.state == "finished":
+            assert epochs == [1.0, 2.0, 3.0]
+        else:
+            assert len(epochs) < 3
+            assert "behind" in trial.reason
 
 
-def test_the_best_trials_bundle_is_the_studys(study: Study, store: Store) -> None:
-    assert study.best.score == max(trial.score for trial in study.trials)
-    bundle = Bundle.load(str(study.bundle))
-    assert bundle.info.metrics["val_macro_f1"] == pytest.approx(study.best.score)
-    assert bundle.info.recipe.lr == pytest.approx(study.best.params["lr"])
-    assert bundle.info.recipe.augment.policy == study.best.params["augment.policy"]
-    assert bundle.info.fingerprint == store.fingerprint
+def test_latency_and_size_are_of_the_model_that_would_serve(trials: list[Trial], out: Path) -> None:
+    done = next(trial for trial in trials if (bundle_of(out, trial.number)).is_dir())
+    bundle = Bundle.load(str(bundle_of(out, done.number)))
+    size = sum(value.nbytes for value in bundle.weights.values()) / 1e6
+    assert done.size_mb == pytest.approx(size)
+    assert done.latency_ms is not None
+    again = latency_ms(load_engine(bundle), bundle.info.preprocess.image_size)
+    # A busy machine may take some times as long; milliseconds and seconds differ by a thousand.
+    assert again / 20 < done.latency_ms < again * 20
+    by_size = {(one.params["image_size"], one.latency_ms) for one in trials}
+    assert len(by_size) == len({size for size, _ in by_size})
 
 
-def test_it_writes_the_table_and_the_report_and_nothing_else(study: Study, out: Path) -> None:
-    assert {path.name for path in out.iterdir()} == {"best", "study.html", "trials.csv"}
-    table = pd.read_csv(out / "trials.csv")
-    assert len(table) == 4
-    assert {"trial", "state", "val_macro_f1", "epochs", "seconds", *SPACE} <= set(table.columns)
-    assert f"{study.best.score:.4f}"[:5] in (out / "study.html").read_text()
-
-
-def test_a_failed_trial_is_named_and_the_others_go_on(
-    study: Study, store: Store, base: Recipe, tmp_path: Path
+def test_on_disk_are_the_bundles_that_may_be_chosen_and_nothing_else(
+    trials: list[Trial], out: Path
 ) -> None:
-    space = SPACE | {"batch_size": {"choice": [16, 100_000]}}
-    plan = make_plan(workers=1, runs=None, at_most=4)
-    done = search(
-        *(store, tmp_path, Space(space), base.model_copy(update={"epochs": 1, "seed": 3})),
-        trials=4,
-        plan=plan,
-        time_budget_s=None,
-        on_trial=lambda trial: None,
+    kept = {path.name for path in (out / "trials").iterdir()}
+    done = [trial for trial in trials if trial.state == "finished"]
+    best = max(done, key=lambda trial: trial.score)
+    assert f"{best.number:04d}" in kept
+    assert kept <= {f"{trial.number:04d}" for trial in done}
+    assert {path.name for folder in (out / "trials").iterdir() for path in folder.iterdir()} == {
+        "bundle"
+    }
+
+
+def test_the_same_command_again_has_nothing_to_do_and_more_trials_are_added(
+    store: Store, trials: list[Trial], out: Path
+) -> None:
+    told = Told()
+    assert run_study(store, out, Limits(5), told) == trials
+    assert told.begun == []
+    more = run_study(store, out, Limits(6), told)
+    assert [trial for trial in more if trial.number < 5] == trials
+    assert told.begun == [(5, 0.0)]
+
+
+def test_the_end_writes_bundle_table_report_and_a_test_score(
+    store: Store, trials: list[Trial], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(store, out, trials, "best")
+    best = max((t for t in trials if t.state == "finished"), key=lambda trial: trial.score)
+    bundle = Bundle.load(str(out / "best" / "bundle"))
+    assert bundle.info.study == "0123456789ab"
+    assert bundle.info.metrics["val_macro_f1"] == pytest.approx(best.score)
+    assert bundle.info.recipe.lr == pytest.approx(best.params["lr"])
+    assert bundle.info.recipe.augment.policy == best.params["augment.policy"]
+    assert bundle.info.fingerprint == store.fingerprint
+    report = json.loads((out / "best" / "test" / "report.json").read_text())
+    assert report["n"] == len(store.records("test"))
+    table = pd.read_csv(out / "trials.csv")
+    assert list(table["trial"]) == [0, 1, 2, 3, 4]
+    assert {"state", "val_macro_f1", "latency_ms", "size_mb", "starts", *SPACE} <= set(table)
+    assert f"trial {best.number}" in (out / "study.html").read_text()
+    printed = capsys.readouterr().out
+    assert f"chosen: trial {best.number}, the best macro-F1" in printed
+    assert "test split: accuracy" in printed
+
+
+def test_a_refit_learns_from_the_validation_records_too(
+    store: Store, trials: list[Trial], out: Path
+) -> None:
+    before = Bundle.load(str(out / "best" / "bundle"))
+    finished(store, out, trials, "best", refits=True)
+    after = Bundle.load(str(out / "best" / "bundle"))
+    assert set(after.seen.trained_on) == set(store.records("train+val")["id"])
+    assert after.digest != before.digest
+    assert after.info.metrics == before.info.metrics
+    assert not list(out.glob("refit-*"))
+
+
+class Interrupting(Told):
+    """Presses Ctrl-C after so many evaluations."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def row(self, number: int, row: dict[str, Any]) -> None:
+        super().row(number, row)
+        if len(self.rows) == self.after:
+            raise KeyboardInterrupt
+
+
+def test_a_cut_trial_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
+    base = BASE.model_copy(update={"epochs": 6})
+    first, second, third = Interrupting(2), Told(), Told()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(store, tmp_path, Limits(1, pruner="none"), first, base)
+    assert first.ended == []
+    (cut,) = memory_of(tmp_path).trials()
+    assert (cut.state, len(cut.rows)) == ("stopped", 2)
+    assert list((tmp_path / "trials" / "0000" / "checkpoints").glob("step-*"))
+    # A budget that is over before a lane has started costs nothing, and leaves it as it was.
+    (still,) = run_study(store, tmp_path, Limits(1, 0.1, pruner="none"), second, base)
+    assert (still.state, still.rows) == ("stopped", cut.rows)
+    (done,) = run_study(store, tmp_path, Limits(1, pruner="none"), third, base)
+    assert third.begun == [(0, 2.0)]
+    assert (done.state, done.params) == ("finished", cut.params)
+    assert done.rows[:2] == cut.rows
+    # Nothing was lost, and nothing was done twice.
+    assert [row["epoch"] for row in done.rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_failed_trial_is_named_and_the_others_go_on(store: Store, tmp_path: Path) -> None:
+    space = SPACE | {"batch_size": {"choice": [16, 100_000]}, "lr": {"choice": [1e-2, 1.0]}}
+    # At this rate, without clipping or norms that would save it, the loss is soon no number.
+    base = BASE.model_copy(
+        update={"epochs": 1, "clip_norm": 1e30, "warmup": 0.0, "precision": "fp32"}
     )
-    failed = [trial for trial in done.trials if trial.state == "failed"]
-    assert len(failed) == sum(trial.params["batch_size"] == 100_000 for trial in done.trials) > 0
-    assert all("batch_size=100000 is larger than" in trial.reason for trial in failed)
-    assert done.best.params["batch_size"] == 16
+    trials = run_study(store, tmp_path, Limits(8), Told(), base, space)
+    too_large = [trial for trial in trials if trial.params["batch_size"] == 100_000]
+    assert too_large
+    for trial in too_large:
+        assert trial.state == "failed"
+        assert "batch_size=100000 is larger than" in trial.reason
+        assert trial.rows == ()
+    assert any(trial.state == "finished" for trial in trials)
 
 
-def test_not_one_evaluation_is_one_sentence(store: Store, base: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no trial reached an evaluation.*batch_size=99999"):
-        search(
-            *(store, tmp_path, Space({"batch_size": {"choice": [99_999]}}), base),
-            trials=1,
-            plan=make_plan(workers=1, runs=1),
-            time_budget_s=None,
-            on_trial=lambda trial: None,
-        )
+def test_a_model_over_the_latency_budget_is_not_trained(store: Store, tmp_path: Path) -> None:
+    told = Told()
+    trials = run_study(
+        *(store, tmp_path, Limits(3, latency_budget_ms=1e-6), told),
+        objectives=("macro_f1", "latency_ms"),
+    )
+    assert {trial.state for trial in trials} == {"pruned"}
+    assert all("too slow" in trial.reason and "1e-06 ms" in trial.reason for trial in trials)
+    assert told.rows == []
+    with pytest.raises(UserError, match="no finished trial answers within"):
+        finished(store, tmp_path, trials, "fastest", latency_budget_ms=1e-6)
 
 
-def test_trials_leave_no_placement_group_and_no_worker(study: Study) -> None:
+def test_studies_leave_no_placement_group_and_no_actor(trials: list[Trial]) -> None:
+    ours = ("RayTrainWorker", "TrainController", "Desk", "TrialRun")
+
     def busy() -> list[str]:
         groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
-        workers = [a.class_name for a in list_actors() if a.state == "ALIVE"]
-        return groups + [name for name in workers if name.startswith("RayTrainWorker")]
+        actors = [a.class_name for a in list_actors() if a.state == "ALIVE"]
+        return groups + [name for name in actors if name.startswith(ours)]
 
-    # Ray frees a stopped trial's group a second or so after the trial.
+    # Ray frees a group a second or so after its run.
     deadline = time.monotonic() + 60
     while busy() and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ctray.config import Recipe, recipe_file
 from ctray.errors import UserError
-from tuning.search import parse_duration
-from tuning.space import DEFAULT_SPACE, Space
+from tuning.search import parse_concurrency, parse_duration
+from tuning.space import SPACES, Space, space_file
+from tuning.study import recipe_of
 
 pytestmark = pytest.mark.fast
 
@@ -19,18 +21,70 @@ def load(tmp_path: Path, text: str) -> Space:
     return Space.load(file)
 
 
+@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_space_of_ours_is_one_and_all_of_its_points_are_recipes(file: Path) -> None:
+    space = Space.load(file)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        params = space.suggest(study.ask())
+        recipe_of(Recipe(batch_size=16), params)
+
+
 def test_the_default_space_searches_backbone_and_augmentation() -> None:
-    space = Space.load(DEFAULT_SPACE)
+    space = Space.load(space_file("default"))
     assert len(space.backbones) > 1
     assert {"augment.policy", "augment.strength", "lr", "weight_decay"} <= set(space.distributions)
 
 
 def test_the_recipes_defaults_are_the_first_point(tmp_path: Path) -> None:
     base = Recipe.load(recipe_file("fast"))
-    (point,) = Space.load(DEFAULT_SPACE).defaults(base)
+    (point,) = Space.load(space_file("default")).point(base)
     assert point["image_size"] == base.image_size
     assert point["augment.strength"] == base.augment.strength
-    assert load(tmp_path, "backbone: {choice: [small_cnn]}").defaults(Recipe()) == []
+    # What only another backbone has is not part of it.
+    assert "layer_decay" in point
+    assert load(tmp_path, "backbone: {choice: [small_cnn]}").point(Recipe()) == []
+
+
+CONDITIONAL = """
+backbone: {choice: [small_cnn, resnet18]}
+lr: {low: 1.0e-4, high: 1.0e-3}
+dropout: {low: 0.0, high: 0.5}
+when:
+  backbone:
+    small_cnn:
+      lr: {low: 1.0e-2, high: 1.0e-1}
+    resnet18:
+      freeze_epochs: {low: 0, high: 2}
+"""
+
+
+def test_a_choice_brings_ranges_of_its_own(tmp_path: Path) -> None:
+    space = load(tmp_path, CONDITIONAL)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(multivariate=True, group=True))
+    seen = set()
+    for _ in range(30):
+        trial = study.ask()
+        params = space.suggest(trial)
+        seen.add(params["backbone"])
+        if params["backbone"] == "small_cnn":
+            assert params.keys() == {"backbone", "lr", "dropout"}
+            assert params["lr"] >= 1e-2
+        else:
+            assert params.keys() == {"backbone", "lr", "dropout", "freeze_epochs"}
+            assert params["lr"] <= 1e-3
+        # Optuna has one kind of value under one name, and each comes back under its key.
+        assert space.from_optuna(trial.params) == params
+        assert space.to_optuna(params) == trial.params
+        study.tell(trial, params["lr"])
+    assert seen == {"small_cnn", "resnet18"}
+
+
+def test_a_name_is_a_space_of_ours_or_a_file() -> None:
+    assert space_file("quick").is_file()
+    assert space_file("mine.yaml") == Path("mine.yaml")
+    with pytest.raises(UserError, match="did you mean 'quick'"):
+        space_file("quik")
 
 
 def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
@@ -60,12 +114,25 @@ def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
         ("backbone: {choice: []}", "empty"),
         ("epochs: {choice: [1, 2]}", "--max-epochs"),
         ("", "no search space"),
+        ("when: {backbone: {small_cnn: {lr: {low: 1, high: 2}}}}", "never 'small_cnn'"),
+        ("backbone: {choice: [small_cnn]}\nwhen: {backbone: [1]}", "when.backbone: give it"),
+        (
+            "backbone: {choice: [small_cnn]}\nwhen: {backbone: {small_cnn: {lrr: {choice: [1]}}}}",
+            "did you mean 'lr'",
+        ),
     ],
 )
 def test_a_wrong_space_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         load(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_concurrency() -> None:
+    assert [parse_concurrency(text) for text in ("auto", "1", "12")] == [None, 1, 12]
+    for text in ("0", "many", "-1", "1.5"):
+        with pytest.raises(UserError, match="--concurrency"):
+            parse_concurrency(text)
 
 
 def test_durations() -> None:

@@ -1,0 +1,90 @@
+"""Searches in a row: none hangs, and none leaves a process, a placement group or a file behind.
+
+Fifty searches of four one-epoch trials on one Ray cluster that this bench starts and the searches
+join (`RAY_ADDRESS`), so that what one leaves the next would meet. After each one the cluster's
+actors and placement groups, the searches' processes and the temporary folders are counted.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import ray
+from kit import arguments, emit, images, note, prepared
+from ray.util.state import list_actors, list_placement_groups
+
+from ctray.session import ray_session
+
+SEARCHES, TRIALS = 50, 4
+# A search of this size takes under a minute; one that is not back by then hangs.
+LIMIT_S = 600
+# Ray frees a run's processes and groups some seconds after its end.
+SETTLED_S = 60
+SPACE = """
+backbone: {choice: [small_cnn]}
+image_size: {choice: [48, 64]}
+lr: {low: 1.0e-3, high: 1.0e-2, log: true}
+"""
+
+
+def left_behind(before: set[str]) -> list[str]:
+    """What is still there of a search that has ended."""
+    groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
+    actors = [f"{a.class_name} {a.actor_id}" for a in list_actors() if a.state == "ALIVE"]
+    folders = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")} - before
+    searches = [p.name() for p in psutil.process_iter() if "tuning.search" in _line(p)]
+    return [*groups, *actors, *folders, *searches]
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def main() -> None:
+    """Run the soak."""
+    options = arguments(__doc__ or "")
+    searches = 1 if options.quick else SEARCHES
+    hung = failed = leaks = 0
+    with images(options) as folder, tempfile.TemporaryDirectory() as root:
+        place = Path(root)
+        store = prepared(folder, place / "store")
+        space = place / "space.yaml"
+        space.write_text(SPACE)
+        with ray_session():
+            address = ray.get_runtime_context().gcs_address
+            environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+            before = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")}
+            for number in range(searches):
+                command = [sys.executable, "-m", "tuning.search", "--data", str(store.root)]
+                command += ["--out", str(place / f"study-{number}"), "--space", str(space)]
+                command += ["--trials", str(TRIALS), "--max-epochs", "1", "--choose", "best"]
+                start = time.monotonic()
+                try:
+                    done = subprocess.run(
+                        command, env=environment, stdout=subprocess.DEVNULL, timeout=LIMIT_S
+                    )
+                except subprocess.TimeoutExpired:
+                    hung += 1
+                    continue
+                failed += bool(done.returncode)
+                took = time.monotonic() - start
+                deadline = time.monotonic() + SETTLED_S
+                while (left := left_behind(before)) and (time.monotonic() < deadline):
+                    time.sleep(0.5)
+                leaks += len(left)
+                note(f"search {number + 1} of {searches}: {took:.0f} s, left behind: {left}")
+    for what, count in (("hung", hung), ("failed", failed), ("left behind", leaks)):
+        emit(
+            "search_soak", f"{searches} searches: {what}", "", count, searches, bar=0, at_most=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Objectives, the front and the choice."""
+
+import math
+from typing import Any
+
+import pytest
+
+from ctray.errors import UserError
+from tuning.choice import choose_trial
+from tuning.objectives import OBJECTIVES, best_of, front, parse_objectives
+from tuning.trials import State, Trial
+
+pytestmark = pytest.mark.fast
+
+F1, LOSS, LATENCY = (OBJECTIVES[name] for name in ("macro_f1", "loss", "latency_ms"))
+
+
+def trial(
+    number: int, score: float, latency: float | None, state: State = "finished", **row: Any
+) -> Trial:
+    rows = ({"epoch": 1.0, "val_macro_f1": score, "val_loss": 1 - score, **row},)
+    return Trial(number, state, "", {}, rows, 0.0, 1.0, latency, 10.0)
+
+
+def never(_: Trial) -> tuple[float, float]:
+    raise AssertionError("nobody asked for an interval")
+
+
+def test_the_front_has_what_no_other_beats() -> None:
+    trials = [trial(0, 0.9, 5.0), trial(1, 0.8, 2.0), trial(2, 0.85, 6.0), trial(3, 0.8, 2.5)]
+    assert [one.number for one in front(trials, (F1, LATENCY))] == [0, 1]
+
+
+def test_only_trials_trained_to_the_end_are_on_it() -> None:
+    trials = [trial(0, 0.9, 5.0), trial(1, 0.99, 1.0, "pruned"), trial(2, 0.99, 1.0, "stopped")]
+    assert [one.number for one in front(trials, (F1, LATENCY))] == [0]
+    assert best_of(trials, F1) is trials[0]
+    assert best_of(trials[1:], F1) is None
+
+
+def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
+    trials = [trial(0, 0.93, 6.0), trial(1, 0.92, 3.0), trial(2, 0.89, 1.0), trial(3, 0.91, 3.5)]
+    choice = choose_trial(trials, F1, "fastest", None, lambda best: (0.905, 0.95))
+    assert choice is not None
+    assert choice.trial.number == 1
+    assert "0.9050" in choice.rule
+    assert "trial 0 with 0.9300" in choice.rule
+
+
+def test_a_small_loss_is_better() -> None:
+    trials = [trial(0, 0.9, 6.0), trial(1, 0.88, 3.0), trial(2, 0.7, 1.0)]
+    assert best_of(trials, LOSS) is trials[0]
+    choice = choose_trial(trials, LOSS, "fastest", None, lambda best: (0.05, 0.15))
+    assert choice is not None
+    assert choice.trial.number == 1
+    assert "not above 0.1500" in choice.rule
+
+
+def test_the_best_is_chosen_when_asked_for() -> None:
+    choice = choose_trial([trial(0, 0.93, 6.0), trial(1, 0.92, 3.0)], F1, "best", None, never)
+    assert choice is not None
+    assert choice.trial.number == 0
+
+
+def test_nothing_above_the_latency_budget_is_chosen() -> None:
+    trials = [trial(0, 0.93, 6.0), trial(1, 0.8, 3.0), trial(2, 0.85, None)]
+    choice = choose_trial(trials, F1, "best", 4.0, never)
+    assert choice is not None
+    assert choice.trial.number == 1
+    assert "at most 4 ms" in choice.rule
+    assert choose_trial(trials, F1, "best", 1.0, never) is None
+
+
+def test_objectives_by_name() -> None:
+    assert parse_objectives(["macro_f1", "latency_ms"]) == (F1, LATENCY)
+    for names, sentence in (
+        (["macro_f2"], "did you mean 'macro_f1'"),
+        (["macro_f1", "macro_f1"], "given twice"),
+        (["latency_ms", "macro_f1"], "put macro_f1, accuracy or loss before it"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            parse_objectives(names)
+
+
+def test_a_figure_that_is_not_known_is_no_number() -> None:
+    assert math.isnan(LATENCY.value(trial(0, 0.9, None)))

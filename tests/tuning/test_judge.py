@@ -1,0 +1,100 @@
+"""Who goes on: Tune's ASHA, kept from trials that are done, and over the restart of a search."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from tuning.judge import Judge, Pruner
+from tuning.objectives import OBJECTIVES
+from tuning.trials import Trial
+
+pytestmark = pytest.mark.fast
+
+EPOCHS = 9
+
+
+class Ledger:
+    def __init__(
+        self, *earlier: Trial, pruner: Pruner = "asha", objective: str = "macro_f1"
+    ) -> None:
+        self.pruned: dict[int, str] = {}
+        self.events: list[tuple[int, str]] = []
+        self.judge = Judge(
+            *(pruner, OBJECTIVES[objective], EPOCHS, 4, earlier),
+            on_event=lambda number, result: self.events.append((number, result["kind"])),
+            on_prune=self.pruned.__setitem__,
+        )
+
+    def run(self, number: int, scores: list[float], first: int = 1, accuracy: float = 0.9) -> int:
+        """Epochs that a trial with these scores is let train."""
+        trial: Any = SimpleNamespace(trial_id=f"t{number}", config={"job": {"number": number}})
+        self.judge.on_trial_add(None, trial)
+        for epoch, score in enumerate(scores, first):
+            result = row(epoch, score, accuracy) | {"kind": "row"}
+            if self.judge.on_trial_result(None, trial, result) == TrialScheduler.STOP:
+                return epoch
+        return first + len(scores) - 1
+
+
+def row(epoch: int, score: float, accuracy: float = 0.9) -> dict[str, Any]:
+    return {
+        "epoch": float(epoch),
+        "val_macro_f1": score,
+        "train_accuracy": accuracy,
+        "val_loss": 1 - score,
+    }
+
+
+def earlier(number: int, scores: list[float], state: Any = "finished") -> Trial:
+    rows = tuple(row(epoch, score) for epoch, score in enumerate(scores, 1))
+    return Trial(number, state, "", {}, rows, 0.0, 1.0)
+
+
+def test_a_trial_behind_is_pruned_with_the_reason_and_a_better_one_is_not() -> None:
+    ledger = Ledger()
+    assert ledger.run(0, [0.5] * EPOCHS) == EPOCHS
+    assert ledger.run(1, [0.4] * EPOCHS) == 1
+    assert ledger.run(2, [0.6] * EPOCHS) == EPOCHS
+    assert ledger.pruned == {1: "behind the better third of the trials at epoch 1"}
+    assert ledger.events.count((1, "row")) == 1
+
+
+def test_a_trial_in_its_last_epoch_is_never_pruned() -> None:
+    ledger = Ledger()
+    ledger.run(0, [0.5] * EPOCHS)
+    assert ledger.run(1, [0.6] * (EPOCHS - 1) + [0.1]) == EPOCHS
+    assert ledger.pruned == {}
+
+
+def test_loss_is_to_be_small() -> None:
+    ledger = Ledger(objective="loss")
+    ledger.run(0, [0.5] * EPOCHS)
+    assert ledger.run(1, [0.6] * EPOCHS) == EPOCHS
+    assert ledger.run(2, [0.4] * EPOCHS) == 1
+
+
+def test_a_search_that_goes_on_judges_by_what_was_before() -> None:
+    ledger = Ledger(earlier(0, [0.5] * EPOCHS), earlier(1, [0.7, 0.8], "stopped"))
+    # Trial 1 has its place at epoch 1 already.
+    assert ledger.run(1, [0.8] * (EPOCHS - 2), first=3) == EPOCHS
+    assert ledger.run(2, [0.4] * EPOCHS) == 1
+
+
+def test_guessing_halfway_is_stopped_whoever_else_runs() -> None:
+    ledger = Ledger(pruner="none")
+    assert ledger.run(0, [0.1] * EPOCHS, accuracy=0.25) == 5
+    assert "no better than guessing at epoch 5" in ledger.pruned[0]
+    assert ledger.run(1, [0.1] * EPOCHS, accuracy=0.3) == EPOCHS
+
+
+def test_without_a_pruner_all_go_to_the_end() -> None:
+    ledger = Ledger(pruner="none")
+    assert [ledger.run(number, [0.9 - number / 10] * EPOCHS) for number in range(3)] == [EPOCHS] * 3
+
+
+def test_hyperband_begins_some_trials_later() -> None:
+    ledger = Ledger(pruner="hyperband")
+    ends = [ledger.run(number, [0.9 - number / 100] * EPOCHS) for number in range(40)]
+    assert {1, 3} <= set(ends)

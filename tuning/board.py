@@ -1,0 +1,94 @@
+"""What a person sees of a study as it goes on: a live table, or plain lines in a pipe."""
+
+import math
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tuning.objectives import Objective
+from tuning.trials import Trial
+
+_COLUMNS = ("trial", "state", "epoch", "score", "best", "ms", "s", "parameters")
+# The table shows the last ones; all are in trials.csv.
+_SHOWN = 20
+
+
+class Board:
+    """Follows a study's trials.
+
+    Args:
+        console: where the table is drawn when it is a terminal; lines go to stdout otherwise.
+        objective: what a trial is judged by.
+        epochs: of a whole trial.
+    """
+
+    def __init__(self, console: Console, objective: Objective, epochs: int) -> None:
+        self._console, self._objective, self._epochs = console, objective, epochs
+        self._is_live = console.is_terminal
+        self._live = Live(console=console, auto_refresh=False)
+        self._rows: dict[int, dict[str, str]] = {}
+        self._best: float | None = None
+
+    def __enter__(self) -> Self:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
+        """A trial begins, or goes on."""
+        self._rows[number] = {"state": "running", "parameters": written(params)}
+        again = f", going on after epoch {epochs:g}" if epochs else ""
+        self._show(f"trial {number}: begins{again}  {written(params)}")
+
+    def row(self, number: int, row: dict[str, Any]) -> None:
+        """An evaluation."""
+        value = row[self._objective.row_key]
+        if self._best is None or self._objective.is_better(value, self._best):
+            self._best = value
+        cells = self._rows[number]
+        cells |= {"epoch": f"{row['epoch']:g}/{self._epochs}", "score": f"{value:.4f}"}
+        cells |= {"best": f"{self._best:.4f}", "s": f"{row['seconds']:.0f}"}
+        self._show(
+            f"trial {number}: epoch {row['epoch']:g} of {self._epochs}, "
+            f"{self._objective.title} {value:.4f}, {row['images_per_s']:.1f} images/s"
+        )
+
+    def end(self, trial: Trial) -> None:
+        """What became of a trial."""
+        value = self._objective.value(trial)
+        score = "no evaluation" if math.isnan(value) else f"{self._objective.title} {value:.4f}"
+        latency = "" if trial.latency_ms is None else f", {trial.latency_ms:.1f} ms"
+        reason = f" ({trial.reason})" if trial.reason else ""
+        cells = self._rows[trial.number]
+        cells |= {"state": f"{trial.state}{reason}", "s": f"{trial.seconds:.0f}"}
+        if trial.latency_ms is not None:
+            cells["ms"] = f"{trial.latency_ms:.1f}"
+        self._show(
+            f"trial {trial.number}: {trial.state}{reason}, {score}{latency}, "
+            f"{trial.epochs:g} epochs, {trial.seconds:.0f} s"
+        )
+
+    def _show(self, line: str) -> None:
+        if not self._is_live:
+            print(line, flush=True)
+            return
+        table = Table(*_COLUMNS, box=None)
+        for number, cells in list(self._rows.items())[-_SHOWN:]:
+            # A reason may hold brackets, which are rich's markup.
+            table.add_row(str(number), *(Text(cells.get(column, "")) for column in _COLUMNS[1:]))
+        self._live.update(table, refresh=True)
+
+
+def written(params: dict[str, Any]) -> str:
+    """Parameters as one reads them: `lr=0.00123 backbone=small_cnn`."""
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in params.items()
+    )

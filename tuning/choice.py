@@ -1,0 +1,62 @@
+"""Which of a study's models is deployed, and why, in a sentence."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tuning.objectives import OBJECTIVES, Objective, best_of, front
+from tuning.trials import Trial
+
+Choose = Literal["fastest", "best"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen trial, and the rule that chose it."""
+
+    trial: Trial
+    rule: str
+
+
+def choose_trial(
+    trials: Sequence[Trial],
+    objective: Objective,
+    choose: Choose,
+    budget_ms: float | None,
+    interval: Callable[[Trial], tuple[float, float]],
+) -> Choice | None:
+    """The trial to deploy; None when none finished within the latency budget.
+
+    Args:
+        trials: of the study.
+        objective: what they are compared by.
+        choose: `fastest`: the fastest whose value lies within the 95 % interval of the best one's
+            or above it; `best`: the best one.
+        budget_ms: latency above which none is chosen.
+        interval: of a trial's objective on the validation split; asked for one trial at most.
+    """
+    fit = [
+        trial
+        for trial in trials
+        if budget_ms is None or (trial.latency_ms is not None and trial.latency_ms <= budget_ms)
+    ]
+    # Of equals the quicker: the other's bundle is not kept.
+    best = best_of(front(fit, (objective, OBJECTIVES["latency_ms"])), objective)
+    if best is None:
+        return None
+    among = "the finished trials" if budget_ms is None else f"those of at most {budget_ms:g} ms"
+    if choose == "best":
+        return Choice(best, f"the best {objective.title} of {among}")
+    low, high = interval(best)
+    worst, side = (low, "not below") if objective.direction == "maximize" else (high, "not above")
+    near = [
+        trial
+        for trial in front(fit, (objective, OBJECTIVES["latency_ms"]))
+        if not objective.is_better(worst, objective.value(trial))
+    ]
+    fastest = min(near, key=OBJECTIVES["latency_ms"].value, default=best)
+    return Choice(
+        fastest,
+        f"the fastest of {among} whose {objective.title} is {side} {worst:.4f}, the end of the "
+        f"95 % interval of the best, trial {best.number} with {objective.value(best):.4f}",
+    )

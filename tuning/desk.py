@@ -1,0 +1,189 @@
+"""Between the trials of Tune and the lanes that train them: who gets which job, what came of it.
+
+A trial of Tune is a light actor that hands its job in at the desk and waits for the evaluations. A
+lane is a Ray Train run whose workers stay: they take one job after the other, so that only the
+first pays for the start of processes and the import of torch. Whoever dies comes back and asks
+again; the desk knows what each was doing.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+Verdict = Literal["more", "enough"]
+# Deaths of a lane's process in one job: the second time the job is to blame.
+_DEATHS = 2
+
+
+class TrialJob(TypedDict):
+    """What a lane is to do.
+
+    Attributes:
+        number: of the trial.
+        recipe: of the trial, as plain values.
+        checkpoints: folder of the trial; what is there already is gone on with.
+        bundle: folder for the bundle of a finished trial.
+        known: evaluations that are on record from an earlier start.
+        measures: whether the latency of this model is to be measured first.
+        budget_ms: above this latency it is not trained; None: no limit.
+    """
+
+    number: int
+    recipe: dict[str, Any]
+    checkpoints: str
+    bundle: str
+    known: int
+    measures: bool
+    budget_ms: float | None
+
+
+class Event(TypedDict):
+    """Something that a trial waits for.
+
+    `row`: an evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended`
+    (finished, stopped, cut, slow or failed) and `reason`.
+    """
+
+    kind: Literal["row", "model", "end"]
+    content: dict[str, Any]
+
+
+@dataclass
+class _Case:
+    """A job and what is known of it."""
+
+    job: TrialJob
+    events: list[Event] = field(default_factory=list)
+    rows: int = 0
+    # Evaluations that the search has seen and wants to go on after.
+    wanted: int = 0
+    verdict: Verdict = "more"
+    deaths: int = 0
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.events) and self.events[-1]["kind"] == "end"
+
+
+class Desk:
+    """The actor; its methods run in one event loop, and wait without blocking one another."""
+
+    def __init__(self) -> None:
+        self._cases: dict[int, _Case] = {}
+        self._waiting: deque[int] = deque()
+        self._in_lane: dict[int, int] = {}
+        self._turns: dict[int, int] = {}
+        self._is_over = False
+        self._change = asyncio.Condition()
+
+    # ── the trial's side ─────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, job: TrialJob) -> None:
+        """Hand a job in; one that is known already, from before the trial's actor died, stays."""
+        async with self._change:
+            if job["number"] in self._cases:
+                # A lane that has not heard yet that it was dismissed simply goes on.
+                self._cases[job["number"]].verdict = "more"
+            else:
+                self._cases[job["number"]] = _Case(job, rows=job["known"], wanted=job["known"])
+                self._waiting.append(job["number"])
+                self._change.notify_all()
+
+    async def next(self, number: int, seen: int) -> Event:
+        """The event after the first `seen` ones; asking for it wants the training to go on."""
+        case = self._cases[number]
+        async with self._change:
+            judged = case.job["known"] + sum(one["kind"] == "row" for one in case.events[:seen])
+            # A trial whose actor died begins to ask anew.
+            case.wanted = max(case.wanted, judged)
+            self._change.notify_all()
+            await self._change.wait_for(lambda: len(case.events) > seen or self._is_over)
+        if len(case.events) > seen:
+            return case.events[seen]
+        return {"kind": "end", "content": {"ended": "cut", "reason": ""}}
+
+    async def dismiss(self, number: int) -> None:
+        """No more of this trial is wanted; one that was never handed in needs no word."""
+        async with self._change:
+            if number in self._cases:
+                self._cases[number].verdict = "enough"
+                self._change.notify_all()
+
+    # ── the lane's side ──────────────────────────────────────────────────────────────────────────
+
+    async def take(self, lane: int) -> TrialJob | None:
+        """The next job of a lane, None when there are no more.
+
+        A lane that asks while it has a job has died in it; it gets the same again, once.
+        """
+        async with self._change:
+            # Of a caller that died while it waited the question is still here.
+            turn = self._turns[lane] = self._turns.get(lane, 0) + 1
+            self._change.notify_all()
+            number = self._in_lane.pop(lane, None)
+            if number is not None and self._is_wanted(number):
+                case = self._cases[number]
+                case.deaths += 1
+                if case.deaths < _DEATHS:
+                    self._in_lane[lane] = number
+                    return case.job
+                reason = "its process died twice: too little memory for this model and batch size?"
+                self._add(number, "end", {"ended": "failed", "reason": reason})
+            await self._change.wait_for(
+                lambda: self._waiting or self._is_over or self._turns[lane] != turn
+            )
+            if self._is_over or self._turns[lane] != turn:
+                return None
+            number = self._in_lane[lane] = self._waiting.popleft()
+            return self._cases[number].job
+
+    async def tell(self, number: int, kind: Literal["row", "model"], content: Any) -> None:
+        """Note an evaluation or a figure; evaluations that are known already are passed over."""
+        async with self._change:
+            case = self._cases[number]
+            if case.is_closed:
+                return
+            if kind == "model":
+                if not any(event["kind"] == "model" for event in case.events):
+                    self._add(number, kind, content)
+            elif content["evaluation"] > case.rows:
+                case.rows = content["evaluation"]
+                self._add(number, kind, content)
+
+    async def verdict(self, number: int, evaluation: int) -> Verdict:
+        """Wait until the search has judged an evaluation."""
+        case = self._cases[number]
+        async with self._change:
+            await self._change.wait_for(
+                lambda: case.wanted >= evaluation or case.verdict == "enough" or self._is_over
+            )
+        return case.verdict
+
+    async def end(self, lane: int, number: int, content: dict[str, Any]) -> None:
+        """A lane is done with a job."""
+        async with self._change:
+            self._in_lane.pop(lane, None)
+            if not self._cases[number].is_closed:
+                self._add(number, "end", content)
+
+    # ── the search's side ────────────────────────────────────────────────────────────────────────
+
+    async def close(self) -> None:
+        """Nothing more is to be done: trainings save and end, lanes go home."""
+        async with self._change:
+            self._is_over = True
+            self._change.notify_all()
+
+    async def closing(self) -> None:
+        """Return when the desk closes."""
+        async with self._change:
+            await self._change.wait_for(lambda: self._is_over)
+
+    def _is_wanted(self, number: int) -> bool:
+        case = self._cases[number]
+        return not (case.is_closed or case.verdict == "enough" or self._is_over)
+
+    def _add(self, number: int, kind: Literal["row", "model", "end"], content: Any) -> None:
+        self._cases[number].events.append({"kind": kind, "content": content})
+        self._change.notify_all()

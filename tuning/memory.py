@@ -1,0 +1,246 @@
+"""What a study remembers: an Optuna study on disk, which a killed search goes on from.
+
+Every trial is one of Optuna's, told COMPLETE, PRUNED or FAIL as it ends; one that is RUNNING when
+nothing runs was cut, and is the first to go on. What Optuna has no field for (evaluations, reason,
+seconds, latency) is in attributes of the trial, so that the storage is all there is to keep.
+"""
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from ctray.errors import UserError
+from tuning.objectives import Objective
+from tuning.space import Space
+from tuning.trials import State, Trial
+
+# Another process may hold SQLite's lock, such as a dashboard that reads; not for ever.
+_LOCK_S = 60.0
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "stopped",
+}
+_WARM_POINTS = 5
+_CUT = "the search ended; the same command goes on with it"
+
+
+class Memory:
+    """The trials of one study."""
+
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        space: Space,
+        objectives: Sequence[Objective],
+        make_sampler: Callable[[int], BaseSampler],
+        about: dict[str, Any],
+    ) -> None:
+        """Open a study, or begin one.
+
+        Args:
+            storage: URL of a database, as SQLAlchemy takes it.
+            name: of the study in it.
+            space: what its trials choose from.
+            objectives: what for; the first is the one that pruning goes by.
+            make_sampler: how, given the trials that were begun before: a sampler that begins
+                again with the same seed would draw the same again.
+            about: what all of its trials share, as plain values.
+
+        Raises:
+            UserError: the storage cannot be had, or the study there is about something else.
+        """
+        self._space, self._objectives = space, objectives
+        # A line for every trial, beside ours.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with storage_errors(storage):
+            self._study = optuna.create_study(
+                storage=_open(storage),
+                study_name=name,
+                directions=[objective.direction for objective in objectives],
+                load_if_exists=True,
+            )
+            before = self._study.user_attrs.get("about")
+            # As JSON reads it: lists where there were tuples.
+            about = json.loads(json.dumps(about))
+            if before is None:
+                self._study.set_user_attr("about", about)
+            elif (key := _difference(before, about)) is not None:
+                raise UserError(
+                    f"the study {name!r} in {storage} has another {key}: give it the same again, "
+                    "or choose another --out"
+                )
+            self._study.sampler = make_sampler(len(self._study.get_trials(deepcopy=False)))
+        self._storage = storage
+        self._live: dict[int, optuna.Trial] = {}
+        self._earlier_s = float(self._study.user_attrs.get("seconds", 0.0))
+        self._begin = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the study began, without the time between the commands that made it."""
+        return self._earlier_s + time.monotonic() - self._begin
+
+    def enqueue(self, points: Sequence[dict[str, Any]]) -> None:
+        """Try these points first; those that are known already are passed over."""
+        with storage_errors(self._storage):
+            for point in points:
+                self._study.enqueue_trial(self._space.to_optuna(point), skip_if_exists=True)
+
+    def cut(self) -> list[int]:
+        """Numbers of the trials that were cut and are to go on."""
+        with storage_errors(self._storage):
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial.number for trial in running]
+
+    def begin(self, number: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Begin a trial, or go on with a cut one; returns its number and parameters."""
+        with storage_errors(self._storage), warnings.catch_warnings():
+            # Of samplers that Optuna calls experimental.
+            warnings.simplefilter("ignore")
+            if number is None:
+                trial = self._study.ask()
+            else:
+                trial = optuna.Trial(self._study, self._frozen(number)._trial_id)
+            self._live[trial.number] = trial
+            # Of a cut trial these are on record; what a kill left open is drawn now.
+            params = self._space.suggest(trial)
+            starts = trial.user_attrs.get("starts", 0)
+            trial.set_user_attr("starts", starts + 1)
+            if not starts:
+                trial.set_user_attr("started", self.seconds)
+            trial.set_user_attr("begun", self.seconds)
+            trial.set_user_attr("before", trial.user_attrs.get("seconds", 0.0))
+            return trial.number, params
+
+    def row(self, number: int, row: dict[str, Any]) -> None:
+        """Remember an evaluation."""
+        with storage_errors(self._storage):
+            trial = self._live[number]
+            trial.set_user_attr("rows", [*trial.user_attrs.get("rows", []), row])
+            self._clock(trial)
+            if len(self._objectives) == 1:
+                # What TPE learns from pruned trials; Optuna has no such thing with several.
+                trial.report(row[self._objectives[0].row_key], len(trial.user_attrs["rows"]))
+
+    def model(self, number: int, latency_ms: float, size_mb: float) -> None:
+        """Remember what does not depend on the training."""
+        with storage_errors(self._storage):
+            trial = self._live[number]
+            trial.set_user_attr("latency_ms", latency_ms)
+            trial.set_user_attr("size_mb", size_mb)
+
+    def end(self, number: int, state: State, reason: str = "") -> Trial:
+        """Remember how a trial ended; one that ended already stays as it is."""
+        with storage_errors(self._storage):
+            trial = self._live[number]
+            if self._frozen(number).state == TrialState.RUNNING:
+                if reason:
+                    trial.set_user_attr("reason", reason)
+                self._clock(trial)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._tell(number, state)
+            return self._as_trial(self._frozen(number))
+
+    def trials(self) -> list[Trial]:
+        """Every trial that was begun, by number."""
+        with storage_errors(self._storage):
+            found = self._study.get_trials(deepcopy=False)
+        return [self._as_trial(one) for one in found if one.state in _STATES]
+
+    def close(self) -> None:
+        """Remember for how long it ran."""
+        with storage_errors(self._storage):
+            self._study.set_user_attr("seconds", self.seconds)
+
+    def _tell(self, number: int, state: State) -> None:
+        if state == "finished":
+            trial = self._as_trial(self._frozen(number))
+            values = [objective.value(trial) for objective in self._objectives]
+            self._study.tell(number, values)
+        else:
+            ends = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+            self._study.tell(number, state=ends[state])
+
+    def _clock(self, trial: optuna.Trial) -> None:
+        attributes = trial.user_attrs
+        trial.set_user_attr("seconds", attributes["before"] + self.seconds - attributes["begun"])
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _as_trial(self, frozen: FrozenTrial) -> Trial:
+        known, state = frozen.user_attrs, _STATES[frozen.state]
+        return Trial(
+            number=frozen.number,
+            state=state,
+            reason=known.get("reason", _CUT if state == "stopped" else ""),
+            params=self._space.from_optuna(frozen.params),
+            rows=tuple(known.get("rows", ())),
+            started=known.get("started", 0.0),
+            seconds=known.get("seconds", 0.0),
+            latency_ms=known.get("latency_ms"),
+            size_mb=known.get("size_mb"),
+            starts=known.get("starts", 0),
+        )
+
+
+def warm_points(folder: Path, space: Space) -> list[dict[str, Any]]:
+    """What the best trials of an earlier study chose, as far as a space has it, best first.
+
+    Raises:
+        UserError: there is no study in the folder, or none of its trials lies in the space.
+    """
+    table = folder / "trials.csv"
+    if not table.is_file():
+        raise UserError(f"--warm-start {folder} holds no study: it has no trials.csv")
+    trials = pd.read_csv(table)
+    done = trials[trials["state"] == "finished"].nlargest(_WARM_POINTS, "val_macro_f1")
+    points = [point for _, row in done.iterrows() for point in space.inside(dict(row.dropna()))]
+    if not points:
+        raise UserError(
+            f"--warm-start {folder}: no finished trial there has all of this space's parameters, "
+            "within its ranges"
+        )
+    return points
+
+
+@contextlib.contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """Turn what a database raises in the block into one sentence."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        raise UserError(
+            f"the study's storage {storage} cannot be used ({reason}): see to it, then run the "
+            "same command again, or name another with --storage"
+        ) from error
+
+
+def _open(storage: str) -> BaseStorage:
+    more: dict[str, Any] = {}
+    if storage.startswith("sqlite"):
+        more = {"connect_args": {"timeout": _LOCK_S}}
+    return RDBStorage(storage, engine_kwargs=more)
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first key that differs."""
+    return next((key for key in now if before.get(key) != now[key]), None)

@@ -1,0 +1,42 @@
+"""A trial as Tune sees it: a light actor that stands for the training in a lane."""
+
+from typing import Any
+
+import ray
+import ray.tune
+
+from tuning.desk import Event, TrialJob
+
+
+class TrialRun(ray.tune.Trainable):
+    """Hands its job in at the desk; every step of it is the next thing that happens there.
+
+    A result has `kind` and, by that, the fields of an evaluation, of the model, or of the end.
+    """
+
+    def setup(self, config: dict[str, Any], desk: Any = None) -> None:
+        """Hand in the job in `config`; `desk` is the actor."""
+        self._desk = desk
+        self._begin(config["job"])
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next event."""
+        event: Event = ray.get(self._desk.next.remote(self._number, self._seen))
+        self._seen += 1
+        self._ended = event["kind"] == "end"
+        return {**event["content"], "kind": event["kind"], "done": self._ended}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Stand for another trial: the process is warm."""
+        self.cleanup()
+        self._begin(new_config["job"])
+        return True
+
+    def cleanup(self) -> None:
+        """The search wants no more of this trial."""
+        if not self._ended:
+            ray.get(self._desk.dismiss.remote(self._number))
+
+    def _begin(self, job: TrialJob) -> None:
+        self._number, self._seen, self._ended = job["number"], 0, False
+        ray.get(self._desk.submit.remote(job))

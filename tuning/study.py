@@ -1,0 +1,440 @@
+"""Run the trials of a study: Tune asks and judges, lanes train, the memory keeps it all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import ray
+import ray.tune
+from ray.exceptions import RayActorError
+from ray.tune.search import Searcher
+
+from ctray.config import Recipe
+from ctray.data.store import Store
+from ctray.errors import UserError
+from ctray.training.plan import Plan
+from ctray.training.trackers import HISTORY_KEYS
+from ctray.training.trainer import build_trainer, check_run, fit
+from tuning.desk import Desk, TrialJob
+from tuning.judge import Judge, Pruner
+from tuning.lane import lane_loop
+from tuning.memory import Memory
+from tuning.objectives import OBJECTIVES, Objective, best_of, front
+from tuning.runner import TrialRun
+from tuning.trials import State, Trial
+
+_ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
+_LATENCY = OBJECTIVES["latency_ms"]
+# A trial's actor that dies comes back so often.
+_ACTOR_RESTARTS = 3
+_TUNE_ENV = {
+    # Ctrl-C is to end the command, not to be counted.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The study has tables and curves of its own.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Not every result is an evaluation.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # It writes its state for Tuner.restore, which is not how a study goes on.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+}
+
+
+class Listener(Protocol):
+    """Who follows a study as it goes on."""
+
+    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
+        """A trial begins, or goes on after so many epochs."""
+        ...
+
+    def row(self, number: int, row: dict[str, Any]) -> None:
+        """An evaluation of a trial."""
+        ...
+
+    def end(self, trial: Trial) -> None:
+        """What became of a trial."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is searched.
+
+    Attributes:
+        trials: in the whole study, those of earlier commands included.
+        time_budget_s: of this command; then nothing goes on. None: no limit.
+        latency_budget_ms: a trial whose model is slower is not trained. None: no limit.
+        pruner: who ends trials that are behind.
+    """
+
+    trials: int
+    time_budget_s: float | None = None
+    latency_budget_ms: float | None = None
+    pruner: Pruner = "asha"
+
+
+def recipe_of(base: Recipe, params: dict[str, Any]) -> Recipe:
+    """The recipe of a trial; without a refit, for a trial is judged on the validation records.
+
+    Raises:
+        UserError: the values do not go together.
+    """
+    return Recipe.load(None, base.model_dump() | {"refit_epochs": 0} | params)
+
+
+def run_trials(
+    memory: Memory,
+    store: Store,
+    out: Path,
+    base: Recipe,
+    plan: Plan,
+    objectives: Sequence[Objective],
+    limits: Limits,
+    listener: Listener,
+) -> list[Trial]:
+    """Run what is left of a study's trials; returns all of them.
+
+    Needs a running Ray. Bundles of finished trials that may still be chosen, and checkpoints of
+    those that were cut, are in `out`/trials.
+
+    Raises:
+        UserError: lanes cannot start, or their processes die again and again.
+    """
+    run = _Run(memory, store, out, base, plan, objectives, limits, listener)
+    run.tidy()
+    if run.has_more():
+        run.go()
+    memory.close()
+    run.tidy()
+    return memory.trials()
+
+
+def bundle_of(out: Path, number: int) -> Path:
+    """Where the bundle of a finished trial lies."""
+    return _folder(out, number) / "bundle"
+
+
+class _Run:
+    """One command's part of a study."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        store: Store,
+        out: Path,
+        base: Recipe,
+        plan: Plan,
+        objectives: Sequence[Objective],
+        limits: Limits,
+        listener: Listener,
+    ) -> None:
+        self.memory, self.store, self.out, self.base = memory, store, out.resolve(), base
+        self.plan, self.objectives, self.limits = plan, objectives, limits
+        self.listener = listener
+        earlier = memory.trials()
+        self.to_go_on = memory.cut()
+        self.begun = len(earlier)
+        self.rows = {trial.number: len(trial.rows) for trial in earlier}
+        self.epochs = {trial.number: trial.epochs for trial in earlier}
+        self.recipes: dict[int, Recipe] = {}
+        self.ended: set[int] = set()
+        # Models of the same network and input take the same time.
+        self.models: dict[tuple[Any, ...], tuple[float, float]] = {}
+        for trial in earlier:
+            if trial.latency_ms is not None and trial.size_mb is not None:
+                model = _architecture(recipe_of(base, trial.params))
+                self.models[model] = trial.latency_ms, trial.size_mb
+        self.desk: Any = None
+        self.lost: set[int] = set()
+        self.is_over = threading.Event()
+        self.error: UserError | None = None
+        self.judge = Judge(
+            limits.pruner,
+            objectives[0],
+            base.epochs,
+            len(store.classes),
+            earlier,
+            self.note,
+            self.prune,
+        )
+
+    def has_more(self) -> bool:
+        """Whether a trial is left to run."""
+        return bool(self.to_go_on) or self.begun < self.limits.trials
+
+    def go(self) -> None:
+        """Run trials until there are no more, or the time is up."""
+        desk = self.desk = cast(Any, ray.remote(num_cpus=0)(Desk)).remote()
+        with (
+            _environment(_TUNE_ENV),
+            tempfile.TemporaryDirectory(prefix="ctray-", ignore_cleanup_errors=True) as scratch,
+            ThreadPoolExecutor(self.plan.runs) as threads,
+        ):
+
+            def close(*_: object) -> None:
+                self.is_over.set()
+                desk.close.remote()
+
+            lanes: list[Future[Any]] = []
+            for lane in range(self.plan.runs):
+                lanes.append(threads.submit(self.lane, desk, lane, f"{scratch}/lane-{lane}"))
+                # Without a lane nothing moves; that it went home at the end says nothing new.
+                lanes[-1].add_done_callback(close)
+            timer = threading.Timer(self.limits.time_budget_s or 0.0, close)
+            if self.limits.time_budget_s is not None:
+                timer.start()
+            try:
+                self.tune(desk, scratch)
+            except ray.tune.TuneError as error:
+                # What the judge raises, Tune raises as text.
+                raise self.error or error from error
+            finally:
+                timer.cancel()
+                close()
+        # Tune keeps handles of it.
+        ray.kill(desk)
+        if self.error is not None:
+            raise self.error
+        for future in lanes:
+            future.result()
+
+    def lane(self, desk: Any, number: int, scratch: str) -> None:
+        """Run a lane until the desk closes; its thread waits here."""
+        config = {
+            "desk": desk,
+            "lane": number,
+            "store": self.store.place,
+            "threads": self.plan.threads,
+            "classes": len(self.store.classes),
+        }
+        # A trial ends with the second death of its process, and the lane goes on with the next.
+        restarts = 2 * (self.limits.trials + 1)
+        fit(build_trainer(lane_loop, config, self.plan, scratch, restarts))
+
+    def tune(self, desk: Any, scratch: str) -> None:
+        """Let Tune run its trials."""
+        trainable = ray.tune.with_resources(
+            ray.tune.with_parameters(TrialRun, desk=desk), {"CPU": self.plan.driver_cpus}
+        )
+        tuner = ray.tune.Tuner(
+            trainable,
+            tune_config=ray.tune.TuneConfig(
+                num_samples=-1,
+                max_concurrent_trials=self.plan.runs,
+                search_alg=_Suggestions(self),
+                scheduler=self.judge,
+                reuse_actors=True,
+            ),
+            run_config=ray.tune.RunConfig(
+                name="search",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=cast(Any, ray.tune.FailureConfig)(max_failures=_ACTOR_RESTARTS),
+                checkpoint_config=cast(Any, ray.tune.CheckpointConfig)(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+    # ── what Tune asks and tells ─────────────────────────────────────────────────────────────────
+
+    def next_job(self) -> TrialJob | None:
+        """The next trial that is worth a lane; None when there are no more."""
+        while self.has_more() and not self.is_over.is_set():
+            if self.to_go_on:
+                number, params = self.memory.begin(self.to_go_on.pop(0))
+            else:
+                number, params = self.memory.begin()
+                self.begun += 1
+            self.listener.begin(number, params, self.epochs.get(number, 0.0))
+            try:
+                recipe = recipe_of(self.base, params)
+                check_run(recipe, self.store, self.plan)
+            except UserError as error:
+                self.end(number, "failed", str(error))
+                continue
+            self.recipes[number] = recipe
+            known = self.models.get(_architecture(recipe))
+            if known is not None:
+                self.memory.model(number, *known)
+                if self.is_slow(known[0]):
+                    self.end(number, "pruned", self.too_slow(known[0]))
+                    continue
+            folder = _folder(self.out, number)
+            return {
+                "number": number,
+                "recipe": recipe.model_dump(),
+                "checkpoints": str(folder / "checkpoints"),
+                "bundle": str(folder / "bundle"),
+                "known": self.rows.get(number, 0),
+                "measures": known is None,
+                "budget_ms": self.limits.latency_budget_ms,
+            }
+        return None
+
+    def note(self, number: int, result: dict[str, Any]) -> None:
+        """Remember what a trial reports."""
+        with self.error_kept():
+            self.remember(number, result)
+
+    @contextlib.contextmanager
+    def error_kept(self) -> Iterator[None]:
+        """Keep what is raised in the block: Tune makes text of it, or tries the trial again."""
+        try:
+            yield
+        except UserError as error:
+            self.error = error
+            self.is_over.set()
+            raise
+
+    def remember(self, number: int, result: dict[str, Any]) -> None:
+        """Put a result into the memory; a trial whose actor died tells again from its start."""
+        if number in self.ended:
+            return
+        if result["kind"] == "row":
+            if result["evaluation"] > self.rows.get(number, 0):
+                self.rows[number] = result["evaluation"]
+                row = {key: result[key] for key in _ROW_KEYS}
+                self.memory.row(number, row)
+                self.listener.row(number, row)
+        elif result["kind"] == "model":
+            model = result["latency_ms"], result["size_mb"]
+            # Of two trials that measured at the same time the first counts for both.
+            model = self.models.setdefault(_architecture(self.recipes[number]), model)
+            self.memory.model(number, *model)
+        elif result["ended"] == "finished":
+            self.end(number, "finished", "")
+        elif result["ended"] == "failed":
+            self.end(number, "failed", result["reason"])
+        elif result["ended"] == "slow":
+            latency, _ = self.models[_architecture(self.recipes[number])]
+            self.end(number, "pruned", self.too_slow(latency))
+
+    def prune(self, number: int, reason: str) -> None:
+        """End a trial before its last epoch."""
+        with self.error_kept():
+            self.end(number, "pruned", reason)
+
+    def lose(self, number: int) -> None:
+        """Go on with a trial that Tune gave up for its actor's death, once."""
+        with self.error_kept():
+            if number in self.ended:
+                return
+            self.dismiss(number)
+            if number not in self.lost:
+                # Tune gives one up at once whose reused actor died before it began.
+                self.lost.add(number)
+                self.epochs[number] = 0.0
+                self.to_go_on.append(number)
+            else:
+                self.end(number, "failed", "its actor died again and again")
+
+    def dismiss(self, number: int) -> None:
+        """Tell the desk that a trial is over, should its actor have died before it could."""
+        try:
+            ray.get(self.desk.dismiss.remote(number))
+        except RayActorError as error:
+            raise UserError(
+                "the process that hands out the trials died: run the same command again"
+            ) from error
+
+    def end(self, number: int, state: State, reason: str) -> None:
+        """Remember the end of a trial, and keep on disk what still matters."""
+        self.ended.add(number)
+        if state == "pruned" and number in self.recipes:
+            self.dismiss(number)
+        self.listener.end(self.memory.end(number, state, reason))
+        if state != "pruned":
+            # The lane of a pruned one is about to write to its folder, and clears it itself.
+            self.tidy(number)
+
+    def is_slow(self, latency: float) -> bool:
+        """Whether a model is over the latency budget."""
+        budget = self.limits.latency_budget_ms
+        return budget is not None and latency > budget
+
+    def too_slow(self, latency: float) -> str:
+        """The reason of a trial that was not trained."""
+        return f"too slow: {latency:.1f} ms, the budget is {self.limits.latency_budget_ms:g} ms"
+
+    # ── what is on disk ──────────────────────────────────────────────────────────────────────────
+
+    def tidy(self, *just_ended: int) -> None:
+        """Delete what can matter no more: all but the front's bundles and cut trials' checkpoints.
+
+        Without `just_ended` also of trials that ended before; then no lane may be at work.
+        """
+        trials = self.memory.trials()
+        best = best_of(trials, self.objectives[0])
+        keep = {trial.number for trial in front(trials, (*self.objectives, _LATENCY))}
+        keep |= {best.number} if best else set()
+        for trial in trials:
+            folder = _folder(self.out, trial.number)
+            if trial.state == "finished":
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                if trial.number not in keep:
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif trial.state != "stopped" and (trial.number in just_ended or not just_ended):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Suggestions(Searcher):
+    """Hands the study's next jobs to Tune."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__(metric=run.objectives[0].row_key, mode="max")
+        self._run = run
+        self._numbers: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes it down for `Tuner.restore`, which is not how a study goes on."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next job, or that there are no more."""
+        job = self._run.next_job()
+        if job is None:
+            return cast(Any, Searcher.FINISHED)
+        self._numbers[trial_id] = job["number"]
+        return {"job": job}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The judge has noted it, unless its actor died and will not be started again."""
+        if error:
+            self._run.lose(self._numbers[trial_id])
+
+    def save(self, checkpoint_path: str) -> None:
+        """The memory is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never asked for."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """The memory is on disk."""
+
+
+def _architecture(recipe: Recipe) -> tuple[Any, ...]:
+    return recipe.backbone, recipe.image_size, recipe.tta
+
+
+def _folder(out: Path, number: int) -> Path:
+    return out.resolve() / "trials" / f"{number:04d}"
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a block, where the user has not."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
