@@ -4,7 +4,7 @@ Every step is a command a user would type, on one prepared store: `ctray train` 
 `deck_…` and `default`, `ctray evaluate` on the validation and the test split. `default` is trained
 without the refit that its recipe ends with, which learns from the validation split; `default_refit`
 is the recipe as it is, scored on the test split only. Latency is taken here: one image, prepared
-input to prediction, on the engine the machine gets. A run that is finished in the work folder is
+input to logits, on the engine the machine gets. A run that is finished in the work folder is
 not trained again, and an unfinished one goes on. The page goes into the work folder instead with
 `--quick`, with `--only`, and on synthetic images.
 """
@@ -12,10 +12,8 @@ not trained again, and an unfinished one goes on. The page goes into the work fo
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,9 @@ from typing import Any
 from kit import REPOSITORY, alone, conditions, ctray, images, parser
 
 from ctray.data.confound import find_confounds
-from ctray.data.preprocess import stored_to_input
 from ctray.data.store import Store, is_store
 from ctray.engine.base import restore_model
+from ctray.engine.latency import CALLS, WARM_UP, latency_ms
 from ctray.engine.predictor import Predictor
 from ctray.models.backbones import SMALL_CNN, resolve_weights
 
@@ -37,7 +35,6 @@ _PACKAGES = ("ray", "torch", "timm", "openvino")
 _STARTS = {"none": "random", "package": "ImageNet, pip package", "hub": "ImageNet, hub"}
 _QUICK_SETTINGS = ("image_size=64", "batch_size=16", "small_share=0", "freeze_epochs=0")
 _QUICK = ("--epochs", 1, *(word for pair in _QUICK_SETTINGS for word in ("--set", pair)))
-_WARM_UP, _CALLS = 20, 200
 
 
 @dataclass(frozen=True)
@@ -110,21 +107,9 @@ def result(system: str, store: Store, out: Path, quick: bool) -> Result:
         last["seconds"],
         len(predictor.bundle.seen.trained_on),
         reports,
-        latency(predictor, store),
+        latency_ms(predictor.engine, info.preprocess.image_size),
         f"{predictor.engine.name}, {predictor.engine.device}",
     )
-
-
-def latency(predictor: Predictor, store: Store) -> float:
-    """Median milliseconds from one prepared input to its prediction."""
-    stored = store.images(store.records("val").head(1))[0]
-    image = stored_to_input(stored, predictor.bundle.info.preprocess)
-    taken = []
-    for _ in range(_WARM_UP + _CALLS):
-        start = time.perf_counter()
-        predictor.predict([image])
-        taken.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(taken[_WARM_UP:])
 
 
 def source(store: Store) -> Path:
@@ -159,8 +144,8 @@ def page(results: list[Result], store: Store, command: str, quick: bool) -> str:
         f"- `{command}`: `ctray train --recipe deck_…`, `ctray evaluate`",
         f"- {source(store).name}: {split} {kind} in {groups} groups, {len(store.classes)} classes "
         f"({', '.join(store.classes)}), fingerprint {store.fingerprint[:12]}",
-        f"- latency: prepared input to prediction, batch 1, median of {_CALLS} after "
-        f"{_WARM_UP}, engine {', '.join(sorted({r.engine for r in results}))}",
+        f"- latency: prepared input to logits, batch 1, median of {CALLS} after "
+        f"{WARM_UP}, engine {', '.join(sorted({r.engine for r in results}))}",
     ]
     factors = find_confounds(store.records("all"), store.classes).factors
     strong = [factor for factor in factors if factor.verdict == "strong"]

@@ -64,6 +64,14 @@ def ctray(*words: object) -> list[str]:
     return [sys.executable, "-m", "ctray", *(str(word) for word in words)]
 
 
+def search(store: Store, out: Path, space: str, *words: object) -> list[str]:
+    """The command `python -m tuning.search` on a store, with this space (YAML), beside `out`."""
+    file = out.with_suffix(".yaml")
+    file.write_text(space)
+    given = ("--data", store.root, "--out", out, "--space", file, "--choose", "best", *words)
+    return [sys.executable, "-m", "tuning.search", *(str(word) for word in given)]
+
+
 def alone() -> dict[str, str]:
     """The environment of a command that is timed: its own cluster, all cores, no GPU.
 

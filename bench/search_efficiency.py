@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kit import alone, emit, note, parser, prepared
+from kit import alone, emit, note, parser, prepared, search
 
 from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
@@ -31,18 +31,14 @@ augment.strength: {low: 0.1, high: 1.0}
 """
 
 
-def scores(
-    store: Store, place: Path, seed: int, trials: int, epochs: int, *more: str
-) -> list[float]:
+def scores(store: Store, seed: int, trials: int, epochs: int, *more: str) -> list[float]:
     """The validation macro-F1 of every epoch that a search trained, in the order it did."""
-    space = place / "space.yaml"
-    space.write_text(SPACE)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
-        command = [sys.executable, "-m", "tuning.search", "--data", str(store.root)]
-        command += ["--out", str(out), "--space", str(space), "--trials", str(trials)]
-        command += ["--max-epochs", str(epochs), "--choose", "best", "--seed", str(seed)]
-        command += ["--concurrency", "1", *more]
+        command = search(
+            *(store, out, SPACE, "--trials", trials, "--max-epochs", epochs),
+            *("--seed", seed, "--concurrency", 1, *more),
+        )
         subprocess.run(command, check=True, env=alone(), stdout=sys.stderr)
         query = "select value_json from trial_user_attributes where key = 'rows' order by trial_id"
         with sqlite3.connect(out / "optuna.db") as connection:
@@ -60,10 +56,10 @@ def main() -> None:
         spec = PhantomSpec(images_per_class=40 if options.quick else 150, size=96, seed=0)
         store = prepared(write_folder(spec, place / "images"), place / "store")
         for seed in range(seeds):
-            given = (store, place, seed, trials, epochs)
+            given = (store, seed, trials, epochs)
             theirs = scores(*given, "--sampler", "random", "--pruner", "none")
             # Twice the trials: what counts is when it is there, not when it would end.
-            ours = scores(store, place, seed, 2 * trials, epochs)
+            ours = scores(store, seed, 2 * trials, epochs)
             goal = max(theirs)
             reached = next((n for n, score in enumerate(ours, 1) if score >= goal), None)
             note(f"seed {seed}: {goal:.4f} after {len(theirs)} epochs at random, ours {reached}")

@@ -11,14 +11,13 @@ import re
 import sqlite3
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kit import alone, arguments, emit, images, in_turn, note, prepared
+from kit import alone, arguments, emit, images, in_turn, note, prepared, search
 
 from ctray.data.store import Store
 
@@ -31,18 +30,14 @@ lr: {low: 1.0e-3, high: 1.0e-2, log: true}
 """
 
 
-def search(
-    store: Store, place: Path, trials: int, at_a_time: int, epochs: int = 1
-) -> tuple[float, list[Any]]:
+def timed(store: Store, trials: int, at_a_time: int, epochs: int = 1) -> tuple[float, list[Any]]:
     """Seconds from the plan to the end of the last trial, and the trials' evaluations."""
-    space = place / "space.yaml"
-    space.write_text(SPACE)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
-        command = [sys.executable, "-m", "tuning.search", "--data", str(store.root)]
-        command += ["--out", str(out), "--space", str(space), "--trials", str(trials)]
-        command += ["--max-epochs", str(epochs), "--pruner", "none", "--choose", "best"]
-        command += ["--concurrency", str(at_a_time)]
+        command = search(
+            *(store, out, SPACE, "--trials", trials, "--max-epochs", epochs),
+            *("--pruner", "none", "--concurrency", at_a_time),
+        )
         begin = end = 0.0
         with subprocess.Popen(
             command, env=alone() | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True
@@ -65,18 +60,18 @@ def evaluations(database: Path) -> list[Any]:
         return [json.loads(text)[-1] for (text,) in connection.execute(query)]
 
 
-def overhead(store: Store, place: Path, trials: int) -> float:
+def overhead(store: Store, trials: int) -> float:
     """Seconds a trial beyond its training."""
-    _, (last,) = search(store, place, 1, at_a_time=1, epochs=3)
+    _, (last,) = timed(store, 1, at_a_time=1, epochs=3)
     training = len(store.records("train")) / last["images_per_s"]
-    took, _ = search(store, place, trials, at_a_time=1)
+    took, _ = timed(store, trials, at_a_time=1)
     note(f"{took:.1f} s for {trials} trials, {training:.1f} s of training each")
     return took / trials - training
 
 
-def an_hour(store: Store, place: Path, trials: int, at_a_time: int) -> float:
+def an_hour(store: Store, trials: int, at_a_time: int) -> float:
     """Trials an hour."""
-    took, _ = search(store, place, trials, at_a_time)
+    took, _ = timed(store, trials, at_a_time)
     return 3600 * trials / took
 
 
@@ -86,18 +81,17 @@ def main() -> None:
     rounds, trials = (1, 2) if options.quick else (3, TRIALS)
     with images(options) as folder, tempfile.TemporaryDirectory() as root:
         note(f"images: {folder}")
-        place = Path(root)
-        store = prepared(folder, place / "store")
+        store = prepared(folder, Path(root) / "store")
         n = len(store.records("train"))
-        taken = statistics.median(overhead(store, place, trials) for _ in range(rounds))
+        taken = statistics.median(overhead(store, trials) for _ in range(rounds))
         row = f"a trial beyond its training, {trials} of one epoch"
         emit(
             "search_overhead", row, "s", taken, n, FIRST_DESIGN_S, "first design", 4.0, taken, True
         )
         rates = in_turn(
             {
-                "one": partial(an_hour, store, place, trials, 1),
-                "two": partial(an_hour, store, place, trials, 2),
+                "one": partial(an_hour, store, trials, 1),
+                "two": partial(an_hour, store, trials, 2),
             },
             rounds,
         )

@@ -7,14 +7,13 @@ actors and placement groups, the searches' processes and the temporary folders a
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import ray
-from kit import arguments, emit, images, note, prepared
+from kit import arguments, emit, images, note, prepared, search
 from ray.util.state import list_actors, list_placement_groups
 
 from ctray.session import ray_session
@@ -55,16 +54,13 @@ def main() -> None:
     with images(options) as folder, tempfile.TemporaryDirectory() as root:
         place = Path(root)
         store = prepared(folder, place / "store")
-        space = place / "space.yaml"
-        space.write_text(SPACE)
         with ray_session():
             address = ray.get_runtime_context().gcs_address
             environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
             before = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")}
             for number in range(searches):
-                command = [sys.executable, "-m", "tuning.search", "--data", str(store.root)]
-                command += ["--out", str(place / f"study-{number}"), "--space", str(space)]
-                command += ["--trials", str(TRIALS), "--max-epochs", "1", "--choose", "best"]
+                out = place / f"study-{number}"
+                command = search(store, out, SPACE, "--trials", TRIALS, "--max-epochs", 1)
                 start = time.monotonic()
                 try:
                     done = subprocess.run(

@@ -119,6 +119,7 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
         # While Ray waits it lets no other exception through.
         raise KeyboardInterrupt
 
+    # Not SIGUSR1, which Tune takes for itself.
     before = signal.signal(signal.SIGUSR2, interrupt)
     thread = threading.Thread(target=watch, name="cluster watch", daemon=True)
     thread.start()

@@ -41,11 +41,15 @@ class Board:
         if self._is_live:
             self._live.stop()
 
-    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
-        """A trial begins, or goes on."""
+    def begin(self, number: int, params: dict[str, Any]) -> None:
+        """A trial begins, or is to go on."""
         self._rows[number] = {"state": "running", "parameters": written(params)}
-        again = f", going on after epoch {epochs:g}" if epochs else ""
-        self._show(f"trial {number}: begins{again}  {written(params)}")
+        self._show(f"trial {number}: begins  {written(params)}")
+
+    def resume(self, number: int, step: int) -> None:
+        """A trial goes on."""
+        self._rows[number]["state"] = f"running, from step {step} on"
+        self._show(f"trial {number}: goes on from step {step}")
 
     def row(self, number: int, row: dict[str, Any]) -> None:
         """An evaluation."""

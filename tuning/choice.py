@@ -23,17 +23,17 @@ def choose_trial(
     objective: Objective,
     choose: Choose,
     budget_ms: float | None,
-    interval: Callable[[Trial], tuple[float, float]],
+    lowest_of_interval: Callable[[Trial], float],
 ) -> Choice | None:
     """The trial to deploy; None when none finished within the latency budget.
 
     Args:
         trials: of the study.
-        objective: what they are compared by.
+        objective: what they are compared by; `fastest` is for one that is to be large.
         choose: `fastest`: the fastest whose value lies within the 95 % interval of the best one's
             or above it; `best`: the best one.
         budget_ms: latency above which none is chosen.
-        interval: of a trial's objective on the validation split; asked for one trial at most.
+        lowest_of_interval: of a trial's objective on the validation split; asked for the best one.
     """
     fit = [
         trial
@@ -47,16 +47,15 @@ def choose_trial(
     among = "the finished trials" if budget_ms is None else f"those of at most {budget_ms:g} ms"
     if choose == "best":
         return Choice(best, f"the best {objective.title} of {among}")
-    low, high = interval(best)
-    worst, side = (low, "not below") if objective.direction == "maximize" else (high, "not above")
+    lowest = lowest_of_interval(best)
     near = [
         trial
         for trial in front(fit, (objective, OBJECTIVES["latency_ms"]))
-        if not objective.is_better(worst, objective.value(trial))
+        if objective.value(trial) >= lowest
     ]
     fastest = min(near, key=OBJECTIVES["latency_ms"].value, default=best)
     return Choice(
         fastest,
-        f"the fastest of {among} whose {objective.title} is {side} {worst:.4f}, the end of the "
+        f"the fastest of {among} whose {objective.title} is not below {lowest:.4f}, the end of the "
         f"95 % interval of the best, trial {best.number} with {objective.value(best):.4f}",
     )

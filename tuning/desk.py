@@ -11,9 +11,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+from ctray.training.worker import Job
+
 Verdict = Literal["more", "enough"]
 # Deaths of a lane's process in one job: the second time the job is to blame.
 _DEATHS = 2
+
+
+Kind = Literal["start", "row", "model", "end"]
 
 
 class TrialJob(TypedDict):
@@ -21,8 +26,7 @@ class TrialJob(TypedDict):
 
     Attributes:
         number: of the trial.
-        recipe: of the trial, as plain values.
-        checkpoints: folder of the trial; what is there already is gone on with.
+        training: what every worker is told; what is in its checkpoints is gone on with.
         bundle: folder for the bundle of a finished trial.
         known: evaluations that are on record from an earlier start.
         measures: whether the latency of this model is to be measured first.
@@ -30,8 +34,7 @@ class TrialJob(TypedDict):
     """
 
     number: int
-    recipe: dict[str, Any]
-    checkpoints: str
+    training: Job
     bundle: str
     known: int
     measures: bool
@@ -41,11 +44,12 @@ class TrialJob(TypedDict):
 class Event(TypedDict):
     """Something that a trial waits for.
 
-    `row`: an evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended`
-    (finished, stopped, cut, slow or failed) and `reason`.
+    `start`: a lane begins after `step` steps; `row`: an evaluation; `model`: latency and size;
+    `end`: nothing follows, `content` has `ended` (finished, stopped, cut, slow or failed) and
+    `reason`.
     """
 
-    kind: Literal["row", "model", "end"]
+    kind: Kind
     content: dict[str, Any]
 
 
@@ -60,6 +64,7 @@ class _Case:
     wanted: int = 0
     verdict: Verdict = "more"
     deaths: int = 0
+    blamed: str = "too little memory for this model and batch size?"
 
     @property
     def is_closed(self) -> bool:
@@ -82,10 +87,7 @@ class Desk:
     async def submit(self, job: TrialJob) -> None:
         """Hand a job in; one that is known already, from before the trial's actor died, stays."""
         async with self._change:
-            if job["number"] in self._cases:
-                # A lane that has not heard yet that it was dismissed simply goes on.
-                self._cases[job["number"]].verdict = "more"
-            else:
+            if job["number"] not in self._cases:
                 self._cases[job["number"]] = _Case(job, rows=job["known"], wanted=job["known"])
                 self._waiting.append(job["number"])
                 self._change.notify_all()
@@ -128,7 +130,7 @@ class Desk:
                 if case.deaths < _DEATHS:
                     self._in_lane[lane] = number
                     return case.job
-                reason = "its process died twice: too little memory for this model and batch size?"
+                reason = f"its process died twice: {case.blamed}"
                 self._add(number, "end", {"ended": "failed", "reason": reason})
             await self._change.wait_for(
                 lambda: self._waiting or self._is_over or self._turns[lane] != turn
@@ -138,18 +140,17 @@ class Desk:
             number = self._in_lane[lane] = self._waiting.popleft()
             return self._cases[number].job
 
-    async def tell(self, number: int, kind: Literal["row", "model"], content: Any) -> None:
+    async def tell(self, number: int, kind: Kind, content: Any) -> None:
         """Note an evaluation or a figure; evaluations that are known already are passed over."""
         async with self._change:
             case = self._cases[number]
             if case.is_closed:
                 return
-            if kind == "model":
-                if not any(event["kind"] == "model" for event in case.events):
-                    self._add(number, kind, content)
-            elif content["evaluation"] > case.rows:
+            if kind == "row":
+                if content["evaluation"] <= case.rows:
+                    return
                 case.rows = content["evaluation"]
-                self._add(number, kind, content)
+            self._add(number, kind, content)
 
     async def verdict(self, number: int, evaluation: int) -> Verdict:
         """Wait until the search has judged an evaluation."""
@@ -159,6 +160,10 @@ class Desk:
                 lambda: case.wanted >= evaluation or case.verdict == "enough" or self._is_over
             )
         return case.verdict
+
+    async def blame(self, number: int, cause: str) -> None:
+        """Say what is about to end a process at work on this job."""
+        self._cases[number].blamed = cause
 
     async def end(self, lane: int, number: int, content: dict[str, Any]) -> None:
         """A lane is done with a job."""
@@ -184,6 +189,6 @@ class Desk:
         case = self._cases[number]
         return not (case.is_closed or case.verdict == "enough" or self._is_over)
 
-    def _add(self, number: int, kind: Literal["row", "model", "end"], content: Any) -> None:
+    def _add(self, number: int, kind: Kind, content: Any) -> None:
         self._cases[number].events.append({"kind": kind, "content": content})
         self._change.notify_all()

@@ -4,87 +4,57 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctray import storage
-from ctray.bundle import Bundle, write_bundle
-from ctray.config import Recipe
-from ctray.data.store import Store
+from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.cli import error_console
 from ctray.errors import UserError
+from ctray.evaluation.metrics import Metrics
 from ctray.provenance import now, versions
-from ctray.training.plan import Plan
+from ctray.training.terminal import Terminal
 from tuning.choice import Choice, Choose, choose_trial
-from tuning.memory import Memory
-from tuning.objectives import OBJECTIVES, Objective, front
+from tuning.objectives import OBJECTIVES, front
 from tuning.report import write_study
-from tuning.space import Space
-from tuning.study import bundle_of, recipe_of
-from tuning.trials import Trial, write_table
+from tuning.study import Study, recipe_of
+from tuning.trials import Trial
 
 _SPLIT = "test"
 
 
-@dataclass(frozen=True)
-class Finish:
-    """What the end of a study needs to know.
+def finish(
+    study: Study, trials: Sequence[Trial], choose: Choose, refits: bool, command: str
+) -> Path:
+    """Write `best/bundle`, `best/test` and `study.html`; print what was chosen.
 
-    Attributes:
-        memory: of the study.
+    Args:
+        study: whose trials they are.
         trials: all of them.
-        store: that they were trained on.
-        out: the study's folder.
-        base: the recipe of what was not searched.
-        plan: for the refit.
-        objectives: the first is what is compared.
         choose: how one is chosen.
-        latency_budget_ms: above which none is.
-        refits: whether the chosen one is trained on with the validation records.
-        registry: place (None: the default) and name to promote to; None: it is not promoted.
-        study_id: goes into the bundle.
-        space: what was searched.
-        command: as it was given.
-    """
+        refits: whether it is trained on with the validation records.
+        command: as it was given, for the page.
 
-    memory: Memory
-    trials: tuple[Trial, ...]
-    store: Store
-    out: Path
-    base: Recipe
-    plan: Plan
-    objectives: Sequence[Objective]
-    choose: Choose
-    latency_budget_ms: float | None
-    refits: bool
-    registry: tuple[str | None, str] | None
-    study_id: str
-    space: Space
-    command: str
-
-
-def finish(study: Finish) -> None:
-    """Write `best/bundle`, `best/test`, `trials.csv` and `study.html`; print what was chosen.
+    Returns:
+        The folder of the bundle.
 
     Raises:
         UserError: no trial trained to its end, within the latency budget.
     """
-    write_table(study.trials, study.out / "trials.csv")
-    primary = study.objectives[0]
     choice = choose_trial(
-        study.trials,
-        primary,
-        study.choose,
+        trials,
+        study.objectives[0],
+        choose,
         study.latency_budget_ms,
-        lambda trial: validation_interval(study, trial),
+        lambda trial: lowest_of_interval(study, trial),
     )
     if choice is None:
-        raise UserError(_nothing(study.trials, study.latency_budget_ms))
+        raise UserError(_nothing(trials, study.latency_budget_ms))
     bundle = study.out / "best" / "bundle"
-    result = deploy(study, choice, bundle)
+    result = deploy(study, choice, refits, bundle)
     write_study(
         study.out / "study.html",
-        study.trials,
+        trials,
         choice.trial,
         {
             "data": str(study.store.root),
@@ -95,7 +65,7 @@ def finish(study: Finish) -> None:
             "max_epochs": study.base.epochs,
             "seconds": study.memory.seconds,
             "plan": str(study.plan),
-            "command": study.command,
+            "command": command,
             "created": now(),
             "versions": versions(),
             "bundle": str(bundle),
@@ -105,95 +75,72 @@ def finish(study: Finish) -> None:
             "result": result,
         },
     )
-    _print(study, choice, result)
+    _print(study, trials, choice, result)
     print(f"bundle: {bundle}\nreport: {study.out / 'study.html'}")
-    if study.registry is not None:
-        from ctray import registry
-
-        place, name = study.registry
-        done = registry.promote(str(bundle), place or registry.default_registry(), name)
-        print(f"{done.name} version {done.version} is in production: {done.uri}")
+    return bundle
 
 
-def deploy(study: Finish, choice: Choice, place: Path) -> dict[str, Any]:
+def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str, Any]:
     """Write the bundle, refitted where that is wanted, and score it once on the test split.
 
     The same choice made again by the next command changes nothing.
     """
-    made = {"trial": choice.trial.number, "refitted": study.refits}
-    known = place.parent / "choice.json"
+    made = {"trial": choice.trial.number, "refitted": refits}
+    known, report = place.parent / "choice.json", place.parent / _SPLIT
     if not known.is_file() or json.loads(known.read_text()) != made:
-        bundle = Bundle.load(str(bundle_of(study.out, choice.trial.number)))
-        info = bundle.info.model_copy(update={"study": study.study_id})
-        seen, weights = bundle.seen, bundle.weights
-        if study.refits:
-            info, seen, weights = refitted(study, choice.trial)
+        chosen = Bundle.load(str(study.bundle(choice.trial.number)))
+        info, seen, weights = chosen.info, chosen.seen, chosen.weights
+        refit = study.folder(choice.trial.number) / "refit"
+        if refits:
+            info, seen, weights = refitted(study, choice.trial, refit)
         shutil.rmtree(place.parent, ignore_errors=True)
+        info = info.model_copy(update={"study": study.id})
         write_bundle(str(place), info, seen, weights)
+        evaluated(study, place, report, _SPLIT)
         storage.write_bytes(str(known), json.dumps(made).encode())
-    score = evaluated(study, place, place.parent / _SPLIT, _SPLIT)
-    measures = score["metrics"]
+        shutil.rmtree(refit, ignore_errors=True)
+    score = json.loads((report / "report.json").read_text())
     return {
         "split": _SPLIT,
         "records": score["n"],
-        "accuracy": measures["accuracy"],
-        "macro_f1": measures["macro_f1"],
-        "refitted": study.refits,
+        "accuracy": score["metrics"]["accuracy"],
+        "macro_f1": score["metrics"]["macro_f1"],
+        "refitted": refits,
     }
 
 
-def refitted(study: Finish, trial: Trial) -> tuple[Any, Any, Any]:
-    """Info, seen records and weights after a refit of a trial's model."""
+def refitted(
+    study: Study, trial: Trial, folder: Path
+) -> tuple[BundleInfo, SeenRecords, dict[str, Any]]:
+    """Info, seen records and weights after a refit; `folder` is for its checkpoints."""
     from ctray.training import checkpoints
     from ctray.training.trainer import describe, run_refit
 
     epochs = study.base.refit_epochs or 1
     recipe = recipe_of(study.base, trial.params).model_copy(update={"refit_epochs": epochs})
     assert trial.best is not None
-    with tempfile.TemporaryDirectory(prefix="refit-", dir=study.out) as folder:
-        source = str(bundle_of(study.out, trial.number))
-        run_refit(recipe, study.store, study.plan, _Say(), str(Path(folder).resolve()), source)
-        info, seen = describe(trial.best, recipe, study.store)
-        weights = checkpoints.load_best(folder)
-    return info.model_copy(update={"study": study.study_id}), seen, weights
+    with Terminal(error_console()) as terminal:
+        run_refit(
+            *(recipe, study.store, study.plan, terminal),
+            *(str(folder), str(study.bundle(trial.number))),
+        )
+    return *describe(trial.best, recipe, study.store), checkpoints.load_best(str(folder))
 
 
-def validation_interval(study: Finish, trial: Trial) -> tuple[float, float]:
-    """The 95 % interval, by groups, of a trial's objective on the validation split."""
-    primary = study.objectives[0]
+def lowest_of_interval(study: Study, trial: Trial) -> float:
+    """The low end of the 95 % interval, by groups, of a trial's objective on validation records."""
     with tempfile.TemporaryDirectory() as place:
-        report = evaluated(study, bundle_of(study.out, trial.number), Path(place), "val")
-    measure = report["metrics"][primary.name]
-    return measure["low"], measure["high"]
+        metrics = evaluated(study, study.bundle(trial.number), Path(place), "val")
+    measures = {"macro_f1": metrics.macro_f1, "accuracy": metrics.accuracy}
+    return measures[study.objectives[0].name].low
 
 
-def evaluated(study: Finish, bundle: Path, place: Path, split: str) -> dict[str, Any]:
-    """The report of `ctray evaluate` on a split of the study's store."""
+def evaluated(study: Study, bundle: Path, place: Path, split: str) -> Metrics:
+    """As `ctray evaluate` on a split of the study's store."""
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate
 
-    evaluate(Predictor.load(str(bundle)), study.store.root, place, split)
-    return json.loads((place / "report.json").read_text())
-
-
-class _Say:
-    """Follows a refit: prints what it says."""
-
-    def start(self, step: int, interval: int, workers: int, again: bool) -> None:
-        """Nothing to say."""
-
-    def first(self, times: dict[str, float]) -> None:
-        """Nothing to say."""
-
-    def progress(self, step: int, steps: int) -> None:
-        """Nothing to say."""
-
-    def row(self, row: dict[str, Any]) -> None:
-        """A refit has no evaluations."""
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, flush=True)
+    return evaluate(Predictor.load(str(bundle)), study.store.root, place, split).metrics
 
 
 def _nothing(trials: Sequence[Trial], budget_ms: float | None) -> str:
@@ -201,17 +148,20 @@ def _nothing(trials: Sequence[Trial], budget_ms: float | None) -> str:
     if failed and len(failed) == len(trials):
         return f"every trial failed; the first: {failed[0].reason}"
     if budget_ms is not None and all(trial.state != "stopped" for trial in trials):
-        return f"no finished trial answers within {budget_ms:g} ms: raise --latency-budget-ms"
+        return (
+            f"no finished trial answers within {budget_ms:g} ms: raise --latency-budget-ms and "
+            "--trials"
+        )
     return (
         "no trial trained to its end: run the same command again to go on, with a longer "
         "--time-budget or more --trials"
     )
 
 
-def _print(study: Finish, choice: Choice, result: dict[str, Any]) -> None:
+def _print(study: Study, trials: Sequence[Trial], choice: Choice, result: dict[str, Any]) -> None:
     primary = study.objectives[0]
     print(f"front of {primary.title} and latency:")
-    for trial in front(study.trials, (primary, OBJECTIVES["latency_ms"])):
+    for trial in front(trials, (primary, OBJECTIVES["latency_ms"])):
         mark = "  <- chosen" if trial.number == choice.trial.number else ""
         print(
             f"  trial {trial.number}: {primary.value(trial):.4f}, {trial.latency_ms:.1f} ms{mark}"

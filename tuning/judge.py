@@ -22,7 +22,7 @@ class Judge(FIFOScheduler):
     """Notes what every trial reports, and says which are to end before their last epoch.
 
     ASHA or Hyperband are Tune's, by the epoch. A search that goes on replays what it remembers
-    into them, so that they judge as if it had never stopped.
+    into them; Hyperband draws the brackets of its trials anew then.
     """
 
     def __init__(

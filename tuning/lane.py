@@ -1,109 +1,86 @@
 """A lane: Ray Train workers that stay, and train one trial after the other.
 
-Every worker of a lane runs `lane_loop`; its first one talks to the desk for all.
+Every worker of a lane runs `lane_loop`; its first one talks to the desk for all. The driver imports
+this module, and none of torch with it.
 """
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import ray.train
 
+from ctray.config import Recipe
+from ctray.data.store import Store
+from ctray.training.trainer import describe
+from ctray.training.worker import run_job
 from tuning.desk import TrialJob
 
 Value = TypeVar("Value")
 
 
-def lane_loop(config: dict[str, Any]) -> dict[str, Any]:
+def lane_loop(config: dict[str, Any]) -> None:
     """Take jobs from `desk` until there are none; `lane` is this one's number.
 
     Args:
-        config: `desk`, `lane`, `store` (folder and version), `threads`, `classes`.
+        config: `desk` and `lane`.
     """
     import torch
 
     desk, lane = config["desk"], config["lane"]
     over = desk.closing.remote()
-    done = 0
     while (job := from_first(lambda: ray.get(desk.take.remote(lane)))) is not None:
         try:
-            end = run_trial(job, config, over)
+            end = run_trial(job, desk, over)
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
-            reason = f"{type(error).__name__}: {said[-1]}"
-            ray.get(desk.end.remote(lane, job["number"], {"ended": "failed", "reason": reason}))
-            # Who knows what it left behind: the next trial gets a new process.
+            ray.get(desk.blame.remote(job["number"], f"{type(error).__name__}: {said[-1]}"))
+            # Who knows what it left behind: whatever follows gets new processes.
             raise
         if is_first():
             ray.get(desk.end.remote(lane, job["number"], end))
-        done += 1
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return {"done": done}
 
 
-def run_trial(job: TrialJob, config: dict[str, Any], over: ray.ObjectRef) -> dict[str, Any]:
+def run_trial(job: TrialJob, desk: Any, over: ray.ObjectRef) -> dict[str, Any]:
     """Measure, train, and write the bundle of a finished trial; returns what became of it."""
-    from ctray.config import Recipe
     from ctray.training import checkpoints
-    from ctray.training.worker import run_job
 
-    desk, number = config["desk"], job["number"]
-    recipe = Recipe.model_validate(job["recipe"])
+    number, training = job["number"], job["training"]
+    recipe = Recipe.model_validate(training["recipe"])
+    store = Store.open(Path(training["store"]), training["version"])
     if job["measures"]:
-        model = from_first(lambda: measure(recipe, config["store"], config["classes"]))
+        model = from_first(lambda: measure(recipe, store))
         if is_first():
             ray.get(desk.tell.remote(number, "model", model))
         budget = job["budget_ms"]
         if budget is not None and model["latency_ms"] > budget:
             return {"ended": "slow", "reason": ""}
-    outcome = run_job(
-        {
-            "recipe": job["recipe"],
-            "store": config["store"][0],
-            "version": config["store"][1],
-            "threads": config["threads"],
-            "checkpoints": job["checkpoints"],
-            "refit_of": None,
-        },
-        DeskEar(desk, number, over),
-    )
+    outcome = run_job(training, DeskEar(desk, number, over))
     if "error" in outcome:
         return {"ended": "failed", "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
-        keep(job, recipe, config, outcome["best"])
+        from ctray.bundle import write_bundle
+
+        weights = checkpoints.load_best(training["checkpoints"])
+        write_bundle(job["bundle"], *describe(outcome["best"], recipe, store), weights)
     elif is_first() and outcome["ended"] == "stopped":
-        checkpoints.clear(job["checkpoints"])
+        checkpoints.clear(training["checkpoints"])
     return {"ended": outcome["ended"], "reason": ""}
 
 
-def keep(job: TrialJob, recipe: Any, config: dict[str, Any], best: dict[str, Any]) -> None:
-    """Write the trial's bundle, of its best evaluation."""
-    from pathlib import Path
-
-    from ctray.bundle import write_bundle
-    from ctray.data.store import Store
-    from ctray.training import checkpoints
-    from ctray.training.trainer import describe
-
-    store = Store.open(Path(config["store"][0]), config["store"][1])
-    weights = checkpoints.load_best(job["checkpoints"])
-    write_bundle(job["bundle"], *describe(best, recipe, store), weights)
-
-
-def measure(recipe: Any, store: tuple[str, int], classes: int) -> dict[str, float]:
+def measure(recipe: Recipe, store: Store) -> dict[str, float]:
     """Latency and size of a recipe's model, which do not depend on its weights."""
-    from pathlib import Path
-
-    from ctray.data.store import Store
     from ctray.engine.base import InputModel, start_engine
     from ctray.engine.latency import latency_ms
     from ctray.models.backbones import build_model, preprocess_spec
 
-    spec = preprocess_spec(recipe, Store.open(Path(store[0]), store[1]).size)
-    plain = build_model(recipe.backbone, classes, recipe.image_size)
+    spec = preprocess_spec(recipe, store.size)
+    plain = build_model(recipe.backbone, len(store.classes), recipe.image_size)
     size = sum(value.numel() * value.element_size() for value in plain.state_dict().values())
     engine = start_engine(InputModel(spec, plain, recipe).eval())
     return {"latency_ms": latency_ms(engine, spec.image_size), "size_mb": size / 1e6}
@@ -117,8 +94,9 @@ class DeskEar:
         self._evaluation = 0
 
     def tell(self, kind: str, content: Any) -> None:
-        """Hand on the evaluations; nobody reads the rest."""
+        """Hand on where it starts and the evaluations; nobody reads the rest."""
         if kind == "start":
+            self._desk.tell.remote(self._number, kind, {"step": content["step"]})
             for row in content["history"]:
                 self.tell("row", row)
         elif kind == "row":

@@ -7,6 +7,7 @@ seconds, latency) is in attributes of the trial, so that the storage is all ther
 
 import contextlib
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,7 @@ class Memory:
         self._space, self._objectives = space, objectives
         # A line for every trial, beside ours.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with storage_errors(storage):
+        with storage_errors(shown(storage)):
             self._study = optuna.create_study(
                 storage=_open(storage),
                 study_name=name,
@@ -79,11 +80,11 @@ class Memory:
                 self._study.set_user_attr("about", about)
             elif (key := _difference(before, about)) is not None:
                 raise UserError(
-                    f"the study {name!r} in {storage} has another {key}: give it the same again, "
-                    "or choose another --out"
+                    f"the study {name!r} in {shown(storage)} has another {key}: give it the same "
+                    "again, or choose another --out or --study-name"
                 )
             self._study.sampler = make_sampler(len(self._study.get_trials(deepcopy=False)))
-        self._storage = storage
+        self._storage = shown(storage)
         self._live: dict[int, optuna.Trial] = {}
         self._earlier_s = float(self._study.user_attrs.get("seconds", 0.0))
         self._begin = time.monotonic()
@@ -176,6 +177,8 @@ class Memory:
             self._study.tell(number, state=ends[state])
 
     def _clock(self, trial: optuna.Trial) -> None:
+        # As it goes: a killed search closes nothing.
+        self._study.set_user_attr("seconds", self.seconds)
         attributes = trial.user_attrs
         trial.set_user_attr("seconds", attributes["before"] + self.seconds - attributes["begun"])
 
@@ -216,6 +219,11 @@ def warm_points(folder: Path, space: Space) -> list[dict[str, Any]]:
             "within its ranges"
         )
     return points
+
+
+def shown(storage: str) -> str:
+    """A storage's URL without the password in it."""
+    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", storage)
 
 
 @contextlib.contextmanager

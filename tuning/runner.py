@@ -23,20 +23,13 @@ class TrialRun(ray.tune.Trainable):
         """Wait for the next event."""
         event: Event = ray.get(self._desk.next.remote(self._number, self._seen))
         self._seen += 1
-        self._ended = event["kind"] == "end"
-        return {**event["content"], "kind": event["kind"], "done": self._ended}
+        return {**event["content"], "kind": event["kind"], "done": event["kind"] == "end"}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Stand for another trial: the process is warm."""
-        self.cleanup()
+        """Stand for another trial: the process is warm. The search has dismissed the one before."""
         self._begin(new_config["job"])
         return True
 
-    def cleanup(self) -> None:
-        """The search wants no more of this trial."""
-        if not self._ended:
-            ray.get(self._desk.dismiss.remote(self._number))
-
     def _begin(self, job: TrialJob) -> None:
-        self._number, self._seen, self._ended = job["number"], 0, False
+        self._number, self._seen = job["number"], 0
         ray.get(self._desk.submit.remote(job))

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import re
+import shlex
 import shutil
 import sys
 import uuid
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ctray.cli import EXPERT, error_console, print_store, run_cli
+from ctray.cli import promote as promote_bundle
 from ctray.config import Recipe, recipe_file
 from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.source import check_data, open_or_prepare
@@ -24,13 +26,14 @@ from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose
 from tuning.judge import Pruner
-from tuning.memory import Memory, warm_points
+from tuning.memory import Memory, shown, warm_points
 from tuning.objectives import parse_objectives
 from tuning.samplers import SamplerName, make_sampler
 from tuning.space import Space, space_file
-from tuning.study import Limits, recipe_of, run_trials
+from tuning.study import Limits, Study, recipe_of, run_trials
+from tuning.tracking import followed
 
-_EMBEDDED_IMAGES_PER_CLASS = 120
+_EMBEDDED_IMAGES_PER_CLASS = 90
 _SETTINGS, _LOCK = "study.json", ".lock"
 _DATA_HELP = "Store, or folder with one sub-folder a class; default: embedded synthetic images."
 
@@ -99,12 +102,14 @@ def main(
     """
     budget = parse_duration(time_budget) if time_budget else None
     at_a_time = parse_concurrency(concurrency)
-    checked = Space.load(space_file(space))
     base = Recipe.load(recipe_file(recipe), {"epochs": max_epochs, "seed": seed})
+    checked = Space.load(space_file(space), base)
     objectives = parse_objectives(objective or ["macro_f1"])
     if objectives[0].name == "loss" and choose == "fastest":
         raise UserError("there is no interval for --objective loss: add --choose best")
-    limits = Limits(trials, budget, latency_budget_ms, pruner)
+    # A mistake in it shows now.
+    make_sampler(sampler, seed, [one.name for one in objectives], latency_budget_ms)
+    limits = Limits(trials, budget, pruner)
     settings: dict[str, Any] = {
         "data": None if data is None else str(data.resolve()),
         "space": checked.source,
@@ -118,15 +123,15 @@ def main(
         check_data(data)
     earlier = [point for folder in warm_start or () for point in warm_points(folder, checked)]
     with study_folder(out, settings) as study_id, ray_session(verbose):
-        folder = embedded_data(out, seed) if data is None else data
-        store = open_or_prepare(folder, out / "store")
-        print_store(store)
         plan = make_plan(
             workers=workers_per_trial, runs=at_a_time, at_most=trials, gpu_share=gpus_per_trial
         )
         print(f"plan: {trials} trials of at most {max_epochs} epochs, {plan}", flush=True)
         if plan.runs == 1 and at_a_time is None and not plan.gpu and trials > 1:
             print("one trial at a time: two would share the cores, and know less of each other")
+        folder = embedded_data(out, seed) if data is None else data
+        store = open_or_prepare(folder, out / "store")
+        print_store(store)
         memory = Memory(
             storage or f"sqlite:///{(out / 'optuna.db').resolve()}",
             study_name or out.resolve().name,
@@ -135,31 +140,28 @@ def main(
             lambda begun: make_sampler(
                 sampler, seed + begun, settings["objectives"], latency_budget_ms
             ),
-            settings | {"fingerprint": store.fingerprint},
+            settings | {"fingerprint": store.fingerprint, "owner": study_id},
         )
-        memory.enqueue([*checked.point(base), *earlier])
-        with Board(error_console(), objectives[0], max_epochs) as board:
-            done = run_trials(memory, store, out, base, plan, objectives, limits, board)
-        from tuning.finish import Finish, finish
+        first = checked.point(base)
+        if not first:
+            print(f"the values of the recipe {recipe} lie outside this space: no trial has them")
+        memory.enqueue([*first, *earlier])
+        study = Study(
+            *(study_id, memory, checked, base, objectives),
+            *(store, out.resolve(), plan, latency_budget_ms),
+        )
+        with (
+            Board(error_console(), objectives[0], max_epochs) as board,
+            followed(board, out.resolve().name, settings | {"study": study_id}) as listener,
+        ):
+            done = run_trials(study, limits, listener)
+        # matplotlib, torch: seconds, which the trials need not wait for.
+        from tuning.finish import finish
 
-        finish(
-            Finish(
-                memory=memory,
-                trials=tuple(done),
-                store=store,
-                out=out,
-                base=base,
-                plan=plan,
-                objectives=objectives,
-                choose=choose,
-                latency_budget_ms=latency_budget_ms,
-                refits=refit,
-                registry=(registry, name) if promote else None,
-                study_id=study_id,
-                space=checked,
-                command="python -m tuning.search " + " ".join(sys.argv[1:]),
-            )
-        )
+        command = "python -m tuning.search " + shlex.join(map(shown, sys.argv[1:]))
+        bundle = finish(study, done, choose, refit, command)
+    if promote:
+        promote_bundle(str(bundle), registry, name)
 
 
 def parse_duration(text: str) -> float:
@@ -209,7 +211,7 @@ def study_folder(out: Path, settings: dict[str, Any]) -> Iterator[str]:
         known = json.loads(file.read_text())
         given = json.loads(json.dumps(settings))
         for key in given:
-            if known[key] != given[key]:
+            if known.get(key) != given[key]:
                 raise UserError(
                     f"--out {out} holds a study with another {key}: give it the same again, or "
                     "choose another folder"
@@ -218,7 +220,7 @@ def study_folder(out: Path, settings: dict[str, Any]) -> Iterator[str]:
             yield known["id"]
         return
     study_id = uuid.uuid4().hex[:12]
-    with new_folder(out, is_kept=lambda: (out / "optuna.db").exists()), _alone(out):
+    with new_folder(out, is_kept=lambda: (out / "trials").exists()), _alone(out):
         text = json.dumps({"id": study_id} | settings, indent=2) + "\n"
         write_bytes(str(file), text.encode())
         yield study_id

@@ -6,6 +6,7 @@ and a list. Under `when:` stand dimensions that depend on one chosen from a list
 choice, or take the place of one of the same key.
 """
 
+import copy
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,8 @@ class Dimension(Strict):
     def _one_kind(self) -> "Dimension":
         if (self.choice is None) == (self.low is None):
             raise ValueError("give either `choice: [...]` or `low:` and `high:`")
+        if self.choice is not None and (self.high is not None or self.log):
+            raise ValueError("`high` and `log` belong to a range, not to `choice`")
         if self.choice is not None and not self.choice:
             raise ValueError("`choice` is empty")
         if self.low is not None and (self.high is None or self.high <= self.low):
@@ -51,6 +54,11 @@ class Dimension(Strict):
         if self.log and (self.low is None or self.low <= 0):
             raise ValueError("`log` needs a range above zero")
         return self
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Those of a list, or the ends of a range."""
+        return self.choice or (self.low, self.high)
 
     def distribution(self, whole: bool) -> BaseDistribution:
         """As Optuna's distribution; of integers when the recipe's key is one."""
@@ -72,9 +80,15 @@ class Space:
         source: the YAML values it was read from.
     """
 
-    def __init__(self, source: dict[str, Any]) -> None:
+    def __init__(self, source: dict[str, Any], base: Recipe | None = None) -> None:
+        """Check a space; `base` is the recipe of what it leaves out, by default `default`."""
+        odd = [key for key in source if not isinstance(key, str)]
+        if odd:
+            raise UserError(f"{odd[0]!r} is not a key of a recipe: put it in quotes, or remove it")
         self.source = source
-        self.distributions = _dimensions({k: v for k, v in source.items() if k != _WHEN})
+        self._base = (base or Recipe()).model_dump()
+        always = {key: values for key, values in source.items() if key != _WHEN}
+        self.distributions = self._dimensions(always, {})
         self.conditional: dict[tuple[str, Any], dict[str, BaseDistribution]] = {}
         for key, value, values in _conditions(source.get(_WHEN, {})):
             chosen = self.distributions.get(key)
@@ -82,13 +96,24 @@ class Space:
                 raise UserError(
                     f"when: {key} is never {value!r}: give it `choice: [...]` with that value"
                 )
-            self.conditional[key, value] = _dimensions(values)
+            twice = [
+                name
+                for (other, _), dimensions in self.conditional.items()
+                for name in dimensions
+                if other != key and name in values
+            ]
+            if twice or _WHEN in values:
+                raise UserError(
+                    f"when: {twice[0] if twice else _WHEN} depends on more than one key: let it "
+                    "depend on one"
+                )
+            self.conditional[key, value] = self._dimensions(values, always | {key: value})
         for backbone in self.backbones:
             check_backbone(backbone)
 
     @classmethod
-    def load(cls, path: Path) -> "Space":
-        """Read a YAML space.
+    def load(cls, path: Path, base: Recipe | None = None) -> "Space":
+        """Read a YAML space; `base` is the recipe of what it leaves out.
 
         Raises:
             UserError: not a file, not YAML, an unknown key or a value the recipe refuses.
@@ -96,7 +121,7 @@ class Space:
         source = read_yaml(path)
         if not source:
             raise UserError(f"{path} holds no search space: give it `key: {{choice: [...]}}` lines")
-        return cls(source)
+        return cls(source, base)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Let a trial choose; returns the values by dotted recipe key."""
@@ -134,8 +159,15 @@ class Space:
         return found
 
     def point(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """A recipe's values as a point of the space; empty when they lie outside it."""
-        return self.inside({key: _value(recipe, key) for key in self._keys()})
+        """A recipe's values as a point of the space, those that lie in it; the rest is drawn.
+
+        Empty when one is outside that others depend on: it would be another model.
+        """
+        values = {key: _value(recipe, key) for key in self._keys()}
+        active = self.active(values)
+        decide = {key for key, _ in self.conditional} | ({"backbone"} & active.keys())
+        point = {key: values[key] for key, one in active.items() if _holds(one, values[key])}
+        return [point] if decide <= point.keys() else []
 
     def inside(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         """Values by recipe key as a point of the space; empty when one is missing or outside."""
@@ -151,6 +183,22 @@ class Space:
         if isinstance(distribution, CategoricalDistribution):
             return tuple(str(name) for name in distribution.choices)
         return (Recipe().backbone,)
+
+    def _dimensions(
+        self, source: dict[str, Any], beside: dict[str, Any]
+    ) -> dict[str, BaseDistribution]:
+        """The dimensions of a part of the space, each checked beside values of all others."""
+        dimensions = {key: _dimension(key, values) for key, values in source.items()}
+        for key, values in beside.items():
+            if key not in dimensions:
+                dimension = _dimension(key, values) if isinstance(values, dict) else None
+                beside = beside | {key: dimension.values[0] if dimension else values}
+        context = self._base | beside
+        context |= {key: _as_typed(key, one.values[0]) for key, one in dimensions.items()}
+        for key, dimension in dimensions.items():
+            for value in dimension.values:
+                Recipe.load(None, copy.deepcopy(context) | {key: _as_typed(key, value)})
+        return {key: one.distribution(_is_whole(key)) for key, one in dimensions.items()}
 
     def _keys(self) -> list[str]:
         more = (key for values in self.conditional.values() for key in values)
@@ -176,25 +224,18 @@ def space_file(name: str) -> Path:
     raise UserError(f"unknown --space {name!r}; {hint} (a file of your own ends in .yaml)")
 
 
-def _dimensions(source: dict[str, Any]) -> dict[str, BaseDistribution]:
-    return {key: _distribution(key, values) for key, values in source.items()}
-
-
-def _distribution(key: str, values: Any) -> BaseDistribution:
+def _dimension(key: str, values: Any) -> Dimension:
     if key in _RESERVED:
         raise UserError(
             f"{key!r} is not searched: set epochs with --max-epochs and seed with --seed; no trial "
             "is refitted"
         )
     try:
-        dimension = Dimension.model_validate(values)
+        return Dimension.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
-    for value in dimension.choice or (dimension.low, dimension.high):
-        Recipe.load(None, {key: _as_typed(key, value)})
-    return dimension.distribution(_is_whole(key))
 
 
 def _conditions(when: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:

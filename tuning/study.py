@@ -21,14 +21,15 @@ from ctray.data.store import Store
 from ctray.errors import UserError
 from ctray.training.plan import Plan
 from ctray.training.trackers import HISTORY_KEYS
-from ctray.training.trainer import build_trainer, check_run, fit
+from ctray.training.trainer import build_trainer, check_run, fit, make_job
 from tuning.desk import Desk, TrialJob
 from tuning.judge import Judge, Pruner
 from tuning.lane import lane_loop
 from tuning.memory import Memory
 from tuning.objectives import OBJECTIVES, Objective, best_of, front
 from tuning.runner import TrialRun
-from tuning.trials import State, Trial
+from tuning.space import Space
+from tuning.trials import State, Trial, write_table
 
 _ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
 _LATENCY = OBJECTIVES["latency_ms"]
@@ -49,8 +50,12 @@ _TUNE_ENV = {
 class Listener(Protocol):
     """Who follows a study as it goes on."""
 
-    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
-        """A trial begins, or goes on after so many epochs."""
+    def begin(self, number: int, params: dict[str, Any]) -> None:
+        """A trial begins, or is to go on."""
+        ...
+
+    def resume(self, number: int, step: int) -> None:
+        """A trial that was cut, or whose process died, goes on after so many steps."""
         ...
 
     def row(self, number: int, row: dict[str, Any]) -> None:
@@ -63,19 +68,52 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
+class Study:
+    """A search: what it looks through, for what, and where it is kept.
+
+    Attributes:
+        id: goes into the bundle.
+        memory: its trials.
+        space: what they choose from.
+        base: what they do not; its epochs are the most a trial trains.
+        objectives: what for; the first is what trials are compared by.
+        store: what they are trained on.
+        out: its folder, absolute.
+        plan: from `make_plan`.
+        latency_budget_ms: a model that is slower is not trained; None: no limit.
+    """
+
+    id: str
+    memory: Memory
+    space: Space
+    base: Recipe
+    objectives: Sequence[Objective]
+    store: Store
+    out: Path
+    plan: Plan
+    latency_budget_ms: float | None = None
+
+    def folder(self, number: int) -> Path:
+        """Where a trial keeps its checkpoints and, when it has finished, its bundle."""
+        return self.out / "trials" / f"{number:04d}"
+
+    def bundle(self, number: int) -> Path:
+        """Where the bundle of a finished trial lies."""
+        return self.folder(number) / "bundle"
+
+
+@dataclass(frozen=True)
 class Limits:
     """How much is searched.
 
     Attributes:
         trials: in the whole study, those of earlier commands included.
         time_budget_s: of this command; then nothing goes on. None: no limit.
-        latency_budget_ms: a trial whose model is slower is not trained. None: no limit.
         pruner: who ends trials that are behind.
     """
 
     trials: int
     time_budget_s: float | None = None
-    latency_budget_ms: float | None = None
     pruner: Pruner = "asha"
 
 
@@ -88,67 +126,45 @@ def recipe_of(base: Recipe, params: dict[str, Any]) -> Recipe:
     return Recipe.load(None, base.model_dump() | {"refit_epochs": 0} | params)
 
 
-def run_trials(
-    memory: Memory,
-    store: Store,
-    out: Path,
-    base: Recipe,
-    plan: Plan,
-    objectives: Sequence[Objective],
-    limits: Limits,
-    listener: Listener,
-) -> list[Trial]:
+def run_trials(study: Study, limits: Limits, listener: Listener) -> list[Trial]:
     """Run what is left of a study's trials; returns all of them.
 
     Needs a running Ray. Bundles of finished trials that may still be chosen, and checkpoints of
-    those that were cut, are in `out`/trials.
+    those that were cut, stay in their folders.
 
     Raises:
         UserError: lanes cannot start, or their processes die again and again.
     """
-    run = _Run(memory, store, out, base, plan, objectives, limits, listener)
+    run = _Run(study, limits, listener)
     run.tidy()
-    if run.has_more():
-        run.go()
-    memory.close()
+    try:
+        if run.has_more():
+            run.go()
+    finally:
+        study.memory.close()
     run.tidy()
-    return memory.trials()
-
-
-def bundle_of(out: Path, number: int) -> Path:
-    """Where the bundle of a finished trial lies."""
-    return _folder(out, number) / "bundle"
+    trials = study.memory.trials()
+    write_table(trials, study.out / "trials.csv")
+    return trials
 
 
 class _Run:
     """One command's part of a study."""
 
-    def __init__(
-        self,
-        memory: Memory,
-        store: Store,
-        out: Path,
-        base: Recipe,
-        plan: Plan,
-        objectives: Sequence[Objective],
-        limits: Limits,
-        listener: Listener,
-    ) -> None:
-        self.memory, self.store, self.out, self.base = memory, store, out.resolve(), base
-        self.plan, self.objectives, self.limits = plan, objectives, limits
-        self.listener = listener
-        earlier = memory.trials()
-        self.to_go_on = memory.cut()
+    def __init__(self, study: Study, limits: Limits, listener: Listener) -> None:
+        self.study, self.limits, self.listener = study, limits, listener
+        self.memory, self.base, self.store = study.memory, study.base, study.store
+        earlier = self.memory.trials()
+        self.to_go_on = self.memory.cut()
         self.begun = len(earlier)
         self.rows = {trial.number: len(trial.rows) for trial in earlier}
-        self.epochs = {trial.number: trial.epochs for trial in earlier}
         self.recipes: dict[int, Recipe] = {}
         self.ended: set[int] = set()
         # Models of the same network and input take the same time.
         self.models: dict[tuple[Any, ...], tuple[float, float]] = {}
         for trial in earlier:
             if trial.latency_ms is not None and trial.size_mb is not None:
-                model = _architecture(recipe_of(base, trial.params))
+                model = _architecture(recipe_of(self.base, trial.params))
                 self.models[model] = trial.latency_ms, trial.size_mb
         self.desk: Any = None
         self.lost: set[int] = set()
@@ -156,9 +172,9 @@ class _Run:
         self.error: UserError | None = None
         self.judge = Judge(
             limits.pruner,
-            objectives[0],
-            base.epochs,
-            len(store.classes),
+            study.objectives[0],
+            self.base.epochs,
+            len(self.store.classes),
             earlier,
             self.note,
             self.prune,
@@ -170,63 +186,58 @@ class _Run:
 
     def go(self) -> None:
         """Run trials until there are no more, or the time is up."""
-        desk = self.desk = cast(Any, ray.remote(num_cpus=0)(Desk)).remote()
+        self.desk = cast(Any, ray.remote(num_cpus=0)(Desk)).remote()
         with (
             _environment(_TUNE_ENV),
             tempfile.TemporaryDirectory(prefix="ctray-", ignore_cleanup_errors=True) as scratch,
-            ThreadPoolExecutor(self.plan.runs) as threads,
+            ThreadPoolExecutor(self.study.plan.runs) as threads,
         ):
 
             def close(*_: object) -> None:
                 self.is_over.set()
-                desk.close.remote()
+                self.desk.close.remote()
 
             lanes: list[Future[Any]] = []
-            for lane in range(self.plan.runs):
-                lanes.append(threads.submit(self.lane, desk, lane, f"{scratch}/lane-{lane}"))
+            for lane in range(self.study.plan.runs):
+                lanes.append(threads.submit(self.lane, lane, f"{scratch}/lane-{lane}"))
                 # Without a lane nothing moves; that it went home at the end says nothing new.
                 lanes[-1].add_done_callback(close)
             timer = threading.Timer(self.limits.time_budget_s or 0.0, close)
             if self.limits.time_budget_s is not None:
                 timer.start()
             try:
-                self.tune(desk, scratch)
+                self.tune(scratch)
             except ray.tune.TuneError as error:
                 # What the judge raises, Tune raises as text.
                 raise self.error or error from error
             finally:
                 timer.cancel()
                 close()
-        # Tune keeps handles of it.
-        ray.kill(desk)
+        # Tune keeps handles of it. (Else the end of this process frees it.)
+        ray.kill(self.desk)
         if self.error is not None:
             raise self.error
         for future in lanes:
             future.result()
 
-    def lane(self, desk: Any, number: int, scratch: str) -> None:
+    def lane(self, number: int, scratch: str) -> None:
         """Run a lane until the desk closes; its thread waits here."""
-        config = {
-            "desk": desk,
-            "lane": number,
-            "store": self.store.place,
-            "threads": self.plan.threads,
-            "classes": len(self.store.classes),
-        }
+        config = {"desk": self.desk, "lane": number}
         # A trial ends with the second death of its process, and the lane goes on with the next.
         restarts = 2 * (self.limits.trials + 1)
-        fit(build_trainer(lane_loop, config, self.plan, scratch, restarts))
+        trainer = build_trainer(lane_loop, config, self.study.plan, scratch, restarts)
+        fit(trainer, "run the same command again", "--concurrency or --workers-per-trial")
 
-    def tune(self, desk: Any, scratch: str) -> None:
+    def tune(self, scratch: str) -> None:
         """Let Tune run its trials."""
         trainable = ray.tune.with_resources(
-            ray.tune.with_parameters(TrialRun, desk=desk), {"CPU": self.plan.driver_cpus}
+            ray.tune.with_parameters(TrialRun, desk=self.desk), {"CPU": self.study.plan.driver_cpus}
         )
         tuner = ray.tune.Tuner(
             trainable,
             tune_config=ray.tune.TuneConfig(
                 num_samples=-1,
-                max_concurrent_trials=self.plan.runs,
+                max_concurrent_trials=self.study.plan.runs,
                 search_alg=_Suggestions(self),
                 scheduler=self.judge,
                 reuse_actors=True,
@@ -251,10 +262,13 @@ class _Run:
             else:
                 number, params = self.memory.begin()
                 self.begun += 1
-            self.listener.begin(number, params, self.epochs.get(number, 0.0))
+            folder = self.study.folder(number)
+            # From now on the study's folder is kept, whatever happens.
+            folder.mkdir(parents=True, exist_ok=True)
+            self.listener.begin(number, params)
             try:
                 recipe = recipe_of(self.base, params)
-                check_run(recipe, self.store, self.plan)
+                check_run(recipe, self.store, self.study.plan)
             except UserError as error:
                 self.end(number, "failed", str(error))
                 continue
@@ -265,15 +279,15 @@ class _Run:
                 if self.is_slow(known[0]):
                     self.end(number, "pruned", self.too_slow(known[0]))
                     continue
-            folder = _folder(self.out, number)
             return {
                 "number": number,
-                "recipe": recipe.model_dump(),
-                "checkpoints": str(folder / "checkpoints"),
-                "bundle": str(folder / "bundle"),
+                "training": make_job(
+                    recipe, self.store, self.study.plan, str(folder / "checkpoints")
+                ),
+                "bundle": str(self.study.bundle(number)),
                 "known": self.rows.get(number, 0),
                 "measures": known is None,
-                "budget_ms": self.limits.latency_budget_ms,
+                "budget_ms": self.study.latency_budget_ms,
             }
         return None
 
@@ -296,7 +310,10 @@ class _Run:
         """Put a result into the memory; a trial whose actor died tells again from its start."""
         if number in self.ended:
             return
-        if result["kind"] == "row":
+        if result["kind"] == "start":
+            if result["step"]:
+                self.listener.resume(number, result["step"])
+        elif result["kind"] == "row":
             if result["evaluation"] > self.rows.get(number, 0):
                 self.rows[number] = result["evaluation"]
                 row = {key: result[key] for key in _ROW_KEYS}
@@ -325,42 +342,37 @@ class _Run:
         with self.error_kept():
             if number in self.ended:
                 return
-            self.dismiss(number)
             if number not in self.lost:
                 # Tune gives one up at once whose reused actor died before it began.
                 self.lost.add(number)
-                self.epochs[number] = 0.0
                 self.to_go_on.append(number)
             else:
                 self.end(number, "failed", "its actor died again and again")
 
-    def dismiss(self, number: int) -> None:
-        """Tell the desk that a trial is over, should its actor have died before it could."""
+    def end(self, number: int, state: State, reason: str) -> None:
+        """Remember the end of a trial, and keep on disk what still matters."""
+        self.ended.add(number)
         try:
+            # Only from here, where the end is known: its actor may be dead.
             ray.get(self.desk.dismiss.remote(number))
         except RayActorError as error:
             raise UserError(
                 "the process that hands out the trials died: run the same command again"
             ) from error
-
-    def end(self, number: int, state: State, reason: str) -> None:
-        """Remember the end of a trial, and keep on disk what still matters."""
-        self.ended.add(number)
-        if state == "pruned" and number in self.recipes:
-            self.dismiss(number)
         self.listener.end(self.memory.end(number, state, reason))
+        write_table(self.memory.trials(), self.study.out / "trials.csv")
         if state != "pruned":
             # The lane of a pruned one is about to write to its folder, and clears it itself.
             self.tidy(number)
 
     def is_slow(self, latency: float) -> bool:
         """Whether a model is over the latency budget."""
-        budget = self.limits.latency_budget_ms
+        budget = self.study.latency_budget_ms
         return budget is not None and latency > budget
 
     def too_slow(self, latency: float) -> str:
         """The reason of a trial that was not trained."""
-        return f"too slow: {latency:.1f} ms, the budget is {self.limits.latency_budget_ms:g} ms"
+        return f"too slow: {latency:.1f} ms, the budget is {self.study.latency_budget_ms:g} ms"
 
     # ── what is on disk ──────────────────────────────────────────────────────────────────────────
 
@@ -370,11 +382,11 @@ class _Run:
         Without `just_ended` also of trials that ended before; then no lane may be at work.
         """
         trials = self.memory.trials()
-        best = best_of(trials, self.objectives[0])
-        keep = {trial.number for trial in front(trials, (*self.objectives, _LATENCY))}
+        best = best_of(trials, self.study.objectives[0])
+        keep = {trial.number for trial in front(trials, (*self.study.objectives, _LATENCY))}
         keep |= {best.number} if best else set()
         for trial in trials:
-            folder = _folder(self.out, trial.number)
+            folder = self.study.folder(trial.number)
             if trial.state == "finished":
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 if trial.number not in keep:
@@ -387,7 +399,7 @@ class _Suggestions(Searcher):
     """Hands the study's next jobs to Tune."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__(metric=run.objectives[0].row_key, mode="max")
+        super().__init__(metric=run.study.objectives[0].row_key, mode="max")
         self._run = run
         self._numbers: dict[str, int] = {}
 
@@ -410,22 +422,12 @@ class _Suggestions(Searcher):
         if error:
             self._run.lose(self._numbers[trial_id])
 
-    def save(self, checkpoint_path: str) -> None:
-        """The memory is on disk."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Never asked for."""
-
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """The memory is on disk."""
 
 
 def _architecture(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.backbone, recipe.image_size, recipe.tta
-
-
-def _folder(out: Path, number: int) -> Path:
-    return out.resolve() / "trials" / f"{number:04d}"
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ import numpy as np
 
 from ctray.engine.base import Engine
 
-_WARM_UP = 10
-_CALLS = 100
+WARM_UP, CALLS = 10, 100
 
 
 def latency_ms(engine: Engine, image_size: int) -> float:
@@ -18,8 +17,8 @@ def latency_ms(engine: Engine, image_size: int) -> float:
     """
     image = np.zeros((1, image_size, image_size), np.uint8)
     taken = []
-    for _ in range(_WARM_UP + _CALLS):
+    for _ in range(WARM_UP + CALLS):
         start = time.perf_counter()
         engine.logits(image)
         taken.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(taken[_WARM_UP:])
+    return 1e3 * statistics.median(taken[WARM_UP:])

@@ -134,6 +134,7 @@ def plan_for(
         if gpu_share is not None:
             side_by_side = gpus * math.floor(1 / gpu_share)
         runs = max(1, min(side_by_side // workers, at_most or side_by_side))
+    runs = min(runs, at_most or runs)
     places = gpus * math.floor(1 / (gpu_share or 1.0))
     if gpu and runs * workers > places:
         raise UserError(

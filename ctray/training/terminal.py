@@ -13,11 +13,12 @@ class Terminal:
 
     Args:
         console: where the bar is drawn when it is a terminal.
-        started: when each part of the command's start began, in order, in seconds since the epoch.
+        started: when each part of the command's start began, in order, in seconds since the epoch;
+            None: the first step is nothing special.
     """
 
-    def __init__(self, console: Console, started: dict[str, float]) -> None:
-        self._started: dict[str, float] | None = started | {"workers": time.time()}
+    def __init__(self, console: Console, started: dict[str, float] | None = None) -> None:
+        self._started = None if started is None else started | {"workers": time.time()}
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True)
         self._bar.disable = not console.is_terminal

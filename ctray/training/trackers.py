@@ -110,9 +110,13 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run in the experiment `ctray` of the server that MLFLOW_TRACKING_URI names."""
+    """A run in the experiment `ctray` of the server that MLFLOW_TRACKING_URI names.
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+    Attributes:
+        id: of the run; `parent` is that of one it is shown under.
+    """
+
+    def __init__(self, name: str, settings: dict[str, Any], parent: str | None = None) -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise UserError(
                 f"{MLFLOW_URI} is set but MLflow is not installed: pip install 'ctray[mlflow]', "
@@ -128,9 +132,10 @@ class MLflow:
             self._client = client = MlflowClient()
             experiment = client.get_experiment_by_name("ctray")
             place = experiment.experiment_id if experiment else client.create_experiment("ctray")
-            self._run = client.create_run(place, run_name=name).info.run_id
+            tags = {"mlflow.parentRunId": parent} if parent else {}
+            self.id = client.create_run(place, run_name=name, tags=tags).info.run_id
             for key, value in _flat(settings).items():
-                client.log_param(self._run, key, value)
+                client.log_param(self.id, key, value)
         except MlflowException as error:
             raise UserError(
                 f"{MLFLOW_URI}={os.environ[MLFLOW_URI]} cannot be used: {_first_line(error)}"
@@ -143,7 +148,7 @@ class MLflow:
         """Log the metrics of an evaluation."""
         try:
             for key in HISTORY_KEYS[1:]:
-                self._client.log_metric(self._run, key, float(row[key]), step=int(row["step"]))
+                self._client.log_metric(self.id, key, float(row[key]), step=int(row["step"]))
         except self._errors as error:
             raise TrackerLostError(f"MLflow: {_first_line(error)}") from error
 
@@ -151,7 +156,7 @@ class MLflow:
         """Mark the run as ended."""
         # It may be the server whose loss ended the logging.
         with contextlib.suppress(self._errors):
-            self._client.set_terminated(self._run, "FINISHED" if finished else "FAILED")
+            self._client.set_terminated(self.id, "FINISHED" if finished else "FAILED")
 
 
 def trackers_for(out: Path, title: str, settings: dict[str, Any]) -> list[Tracker]:

@@ -173,8 +173,15 @@ def build_trainer(
     )
 
 
-def fit(trainer: Trainer) -> Any:
+def fit(
+    trainer: Trainer, again: str = "run the same command with --resume", fewer: str = "--workers"
+) -> Any:
     """Run a trainer; returns what the first worker's loop returned.
+
+    Args:
+        trainer: from `build_trainer`.
+        again: what to do when processes died.
+        fewer: options that ask for fewer workers.
 
     Raises:
         UserError: the processes die again and again.
@@ -182,34 +189,32 @@ def fit(trainer: Trainer) -> Any:
     try:
         return cast(Any, trainer.fit()).return_value
     except RayActorError as error:
-        raise UserError(
-            "the process that directs the training died: run the same command with --resume"
-        ) from error
+        raise UserError(f"the process that directs the training died: {again}") from error
     except ray.train.WorkerGroupError as error:
         failures = error.worker_failures.values()
         deaths = [one for one in failures if isinstance(one, WorkerHealthCheckFailedError)]
         if not deaths:
             raise
         failures_allowed = cast(Any, trainer.run_config.failure_config).max_failures
-        raise _died(failures_allowed + 1, deaths[0].health_check_failure) from error
+        raise _died(failures_allowed + 1, deaths[0].health_check_failure, again) from error
     except ray.train.ControllerError as error:
         cause = error.controller_failure
         if isinstance(cause, WorkerGroupStartupTimeoutError):
             raise UserError(
                 f"the workers waited {_STARTS + 1} times in vain for their share of the cluster: "
-                "see what else runs there, or use fewer with --workers"
+                f"see what else runs there, or use fewer with {fewer}"
             ) from error
         if not isinstance(cause, WorkerGroupStartupFailedError):
             raise
-        raise _died(_STARTS + 1, cause) from error
+        raise _died(_STARTS + 1, cause, again) from error
 
 
-def _died(times: int, last: Exception) -> UserError:
+def _died(times: int, last: Exception, again: str) -> UserError:
     # What Ray says may be a whole traceback, and goes on for lines about the actor.
     reason = " ".join(str(last).rpartition("Error: ")[2].split())[:300]
     return UserError(
         f"a worker's process died {times} times ({reason}): see to the cause, often too little "
-        "memory, and run the same command with --resume"
+        f"memory, and {again}"
     )
 
 

@@ -14,8 +14,7 @@ pytestmark = pytest.mark.fast
 def job(number: int, known: int = 0) -> TrialJob:
     return {
         "number": number,
-        "recipe": {},
-        "checkpoints": "",
+        "training": {},  # type: ignore[typeddict-item]
         "bundle": "",
         "known": known,
         "measures": False,
@@ -91,10 +90,13 @@ def test_a_lane_that_died_gets_its_job_again_and_the_second_time_the_next() -> N
         await desk.submit(job(1))
         assert (await desk.take(0) or {})["number"] == 0
         assert (await desk.take(0) or {})["number"] == 0
+        await desk.blame(0, "ZeroDivisionError: division by zero")
         assert (await desk.take(0) or {})["number"] == 1
         end = await desk.next(0, 0)
         assert end["content"]["ended"] == "failed"
-        assert "died twice" in end["content"]["reason"]
+        assert end["content"]["reason"] == (
+            "its process died twice: ZeroDivisionError: division by zero"
+        )
 
     run(scene())
 

@@ -75,6 +75,12 @@ def test_loss_is_to_be_small() -> None:
     assert ledger.run(2, [0.4] * EPOCHS) == 1
 
 
+def test_a_trial_that_goes_on_keeps_its_place_for_those_after_it() -> None:
+    ledger = Ledger(earlier(0, [0.7], "stopped"))
+    ledger.run(0, [0.8] * (EPOCHS - 1), first=2)
+    assert ledger.run(1, [0.5] * EPOCHS) == 1
+
+
 def test_a_search_that_goes_on_judges_by_what_was_before() -> None:
     ledger = Ledger(earlier(0, [0.5] * EPOCHS), earlier(1, [0.7, 0.8], "stopped"))
     # Trial 1 has its place at epoch 1 already.

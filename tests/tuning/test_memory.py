@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ctray.errors import UserError
 from tuning import memory as memory_module
-from tuning.memory import Memory, warm_points
+from tuning.memory import Memory, shown, warm_points
 from tuning.objectives import OBJECTIVES, Objective
 from tuning.samplers import make_sampler
 from tuning.space import Space
@@ -123,8 +123,10 @@ def test_points_to_begin_with_are_tried_once(tmp_path: Path) -> None:
 
 def test_seconds_are_of_all_commands_together(tmp_path: Path) -> None:
     memory = open_memory(tmp_path)
-    memory._earlier_s = 100.0
-    memory.close()
+    memory._begin -= 100.0
+    number, _ = memory.begin()
+    memory.row(number, row(1, 0.5))
+    # As after kill -9: nothing is closed.
     assert open_memory(tmp_path).seconds >= 100.0
 
 
@@ -166,6 +168,19 @@ def test_a_storage_that_cannot_be_had_is_one_sentence(storage: str, sentence: st
             ABOUT,
         )
     assert "\n" not in str(caught.value)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert shown("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
+    assert shown("sqlite:////home/me/optuna.db") == "sqlite:////home/me/optuna.db"
+    with pytest.raises(UserError) as caught:
+        Memory(
+            *("postgresql://me:secret@localhost/x", "study", Space(SPACE)),
+            [OBJECTIVES["macro_f1"]],
+            lambda begun: make_sampler("random", begun, ["macro_f1"], None),
+            ABOUT,
+        )
+    assert "secret" not in str(caught.value)
 
 
 def test_an_earlier_study_gives_its_best_points(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The search on a real cluster: trials end, what matters is kept, and a second command goes on."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +14,29 @@ from ray.util.state import list_actors, list_placement_groups
 from ctray.bundle import Bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
+from ctray.data.stream import steps_per_epoch
 from ctray.engine.base import load_engine
 from ctray.engine.latency import latency_ms
 from ctray.errors import UserError
 from ctray.training.plan import make_plan
-from tuning.choice import Choose
-from tuning.finish import Finish, finish
+from tuning.finish import finish
 from tuning.memory import Memory
 from tuning.objectives import parse_objectives
 from tuning.samplers import make_sampler
 from tuning.space import Space
-from tuning.study import Limits, bundle_of, run_trials
+from tuning.study import Limits, Study, run_trials
 from tuning.trials import Trial
 
 SPACE = {
     "backbone": {"choice": ["small_cnn"]},
     "image_size": {"choice": [48, 64]},
-    "lr": {"low": 1e-3, "high": 1e-2, "log": True},
+    "lr": {"low": 1e-6, "high": 1e-2, "log": True},
     "augment.policy": {"choice": ["light", "standard"]},
 }
-BASE = Recipe(backbone="small_cnn", batch_size=16, epochs=3, seed=1, refit_epochs=0)
+# A point of it.
+LEARNS = {"backbone": "small_cnn", "image_size": 48, "lr": 5e-3, "augment.policy": "light"}
+# Without an average what a trial has learned shows at once.
+BASE = Recipe(backbone="small_cnn", batch_size=16, epochs=3, seed=1, refit_epochs=0, ema=0)
 F1 = ("macro_f1",)
 
 
@@ -40,12 +44,16 @@ class Told:
     """Remembers what a study tells."""
 
     def __init__(self) -> None:
-        self.begun: list[tuple[int, float]] = []
+        self.begun: list[int] = []
+        self.resumed: list[tuple[int, int]] = []
         self.rows: list[tuple[int, float]] = []
         self.ended: list[Trial] = []
 
-    def begin(self, number: int, params: dict[str, Any], epochs: float) -> None:
-        self.begun.append((number, epochs))
+    def begin(self, number: int, params: dict[str, Any]) -> None:
+        self.begun.append(number)
+
+    def resume(self, number: int, step: int) -> None:
+        self.resumed.append((number, step))
 
     def row(self, number: int, row: dict[str, Any]) -> None:
         self.rows.append((number, row["epoch"]))
@@ -66,37 +74,20 @@ def memory_of(out: Path, space: dict[str, Any] = SPACE, objectives: Sequence[str
     )
 
 
-def run_study(
+def study_of(
     store: Store,
     out: Path,
-    limits: Limits,
-    told: Told,
     base: Recipe = BASE,
     space: dict[str, Any] = SPACE,
     objectives: Sequence[str] = F1,
-) -> list[Trial]:
-    memory = memory_of(out, space, objectives)
-    plan = make_plan(workers=1, runs=1)
-    return run_trials(memory, store, out, base, plan, parse_objectives(objectives), limits, told)
-
-
-def finished(store: Store, out: Path, trials: list[Trial], choose: Choose, **more: Any) -> None:
-    given: dict[str, Any] = {"refits": False, "latency_budget_ms": None, "registry": None} | more
-    finish(
-        Finish(
-            memory=memory_of(out),
-            trials=tuple(trials),
-            store=store,
-            out=out,
-            base=BASE,
-            plan=make_plan(workers=1, runs=1),
-            objectives=parse_objectives(F1),
-            choose=choose,
-            study_id="0123456789ab",
-            space=Space(SPACE),
-            command="python -m tuning.search",
-            **given,
-        )
+    latency_budget_ms: float | None = None,
+    workers: int = 1,
+    runs: int = 1,
+) -> Study:
+    return Study(
+        *("0123456789ab", memory_of(out, space, objectives), Space(space), base),
+        *(parse_objectives(objectives), store, out, make_plan(workers, runs)),
+        latency_budget_ms,
     )
 
 
@@ -112,14 +103,18 @@ def told() -> Told:
 
 @pytest.fixture(scope="module")
 def trials(store: Store, out: Path, told: Told) -> list[Trial]:
-    """A study of five trials, of which ASHA prunes some."""
-    return run_study(store, out, Limits(5), told)
+    """A study of five trials: one that learns, one that cannot, and three as they are drawn."""
+    study = study_of(store, out)
+    study.memory.enqueue([LEARNS, LEARNS | {"lr": 1e-6}])
+    return run_trials(study, Limits(5), told)
 
 
 def test_every_trial_ends_and_is_told_once(trials: list[Trial], told: Told) -> None:
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
-    assert [number for number, _ in told.begun] == [0, 1, 2, 3, 4]
+    assert told.begun == [0, 1, 2, 3, 4]
+    assert told.resumed == []
     assert [trial.number for trial in told.ended] == [0, 1, 2, 3, 4]
+    assert [trial.state for trial in trials[:2]] == ["finished", "pruned"]
     assert {"finished", "pruned"} >= {trial.state for trial in trials}
     for trial in trials:
         assert set(trial.params) == set(SPACE)
@@ -133,8 +128,9 @@ def test_every_trial_ends_and_is_told_once(trials: list[Trial], told: Told) -> N
 
 
 def test_latency_and_size_are_of_the_model_that_would_serve(trials: list[Trial], out: Path) -> None:
-    done = next(trial for trial in trials if (bundle_of(out, trial.number)).is_dir())
-    bundle = Bundle.load(str(bundle_of(out, done.number)))
+    bundles = {trial.number: out / "trials" / f"{trial.number:04d}" / "bundle" for trial in trials}
+    done = next(trial for trial in trials if bundles[trial.number].is_dir())
+    bundle = Bundle.load(str(bundles[done.number]))
     size = sum(value.nbytes for value in bundle.weights.values()) / 1e6
     assert done.size_mb == pytest.approx(size)
     assert done.latency_ms is not None
@@ -162,18 +158,20 @@ def test_the_same_command_again_has_nothing_to_do_and_more_trials_are_added(
     store: Store, trials: list[Trial], out: Path
 ) -> None:
     told = Told()
-    assert run_study(store, out, Limits(5), told) == trials
+    assert run_trials(study_of(store, out), Limits(5), told) == trials
     assert told.begun == []
-    more = run_study(store, out, Limits(6), told)
+    more = run_trials(study_of(store, out), Limits(6), told)
     assert [trial for trial in more if trial.number < 5] == trials
-    assert told.begun == [(5, 0.0)]
+    assert told.begun == [5]
 
 
 def test_the_end_writes_bundle_table_report_and_a_test_score(
     store: Store, trials: list[Trial], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished(store, out, trials, "best")
-    best = max((t for t in trials if t.state == "finished"), key=lambda trial: trial.score)
+    study = study_of(store, out)
+    done = study.memory.trials()
+    finish(study, done, "best", refits=False, command="")
+    best = max((t for t in done if t.state == "finished"), key=lambda trial: trial.score)
     bundle = Bundle.load(str(out / "best" / "bundle"))
     assert bundle.info.study == "0123456789ab"
     assert bundle.info.metrics["val_macro_f1"] == pytest.approx(best.score)
@@ -183,24 +181,82 @@ def test_the_end_writes_bundle_table_report_and_a_test_score(
     report = json.loads((out / "best" / "test" / "report.json").read_text())
     assert report["n"] == len(store.records("test"))
     table = pd.read_csv(out / "trials.csv")
-    assert list(table["trial"]) == [0, 1, 2, 3, 4]
+    assert list(table["trial"]) == [trial.number for trial in done]
     assert {"state", "val_macro_f1", "latency_ms", "size_mb", "starts", *SPACE} <= set(table)
     assert f"trial {best.number}" in (out / "study.html").read_text()
     printed = capsys.readouterr().out
     assert f"chosen: trial {best.number}, the best macro-F1" in printed
     assert "test split: accuracy" in printed
+    # The test split is scored once: the same choice again reads the report that is there.
+    scored = (out / "best" / "test" / "report.json").stat().st_mtime_ns
+    finish(study, done, "best", refits=False, command="")
+    assert (out / "best" / "test" / "report.json").stat().st_mtime_ns == scored
 
 
 def test_a_refit_learns_from_the_validation_records_too(
     store: Store, trials: list[Trial], out: Path
 ) -> None:
+    study = study_of(store, out)
+    finish(study, study.memory.trials(), "best", refits=False, command="")
     before = Bundle.load(str(out / "best" / "bundle"))
-    finished(store, out, trials, "best", refits=True)
+    finish(study, study.memory.trials(), "best", refits=True, command="")
     after = Bundle.load(str(out / "best" / "bundle"))
     assert set(after.seen.trained_on) == set(store.records("train+val")["id"])
     assert after.digest != before.digest
     assert after.info.metrics == before.info.metrics
-    assert not list(out.glob("refit-*"))
+    assert not list(out.rglob("refit"))
+
+
+def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
+    store: Store, tmp_path: Path
+) -> None:
+    space = SPACE | {
+        "batch_size": {"choice": [16, 100_000]},
+        # This much takes the weights beyond all numbers in some steps.
+        "weight_decay": {"choice": [0.02, 1e30]},
+    }
+    study = study_of(store, tmp_path, BASE.model_copy(update={"epochs": 1}), space, runs=2)
+    good = LEARNS | {"batch_size": 16, "weight_decay": 0.02}
+    changes = ({}, {"weight_decay": 1e30}, {"batch_size": 100_000}, {"lr": 2e-3})
+    study.memory.enqueue([good | change for change in changes])
+    trials = run_trials(study, Limits(4), Told())
+    states = [trial.state for trial in trials]
+    assert states == ["finished", "failed", "failed", "finished"]
+    assert re.search(r"the loss is (nan|inf) at step \d+", trials[1].reason)
+    assert "batch_size=100000 is larger than" in trials[2].reason
+    # Side by side: the second began before the first had ended.
+    assert trials[1].started < trials[0].started + trials[0].seconds
+
+
+def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(
+    store: Store, tmp_path: Path
+) -> None:
+    told = Told()
+    study = study_of(
+        store, tmp_path, objectives=("macro_f1", "latency_ms"), latency_budget_ms=1e-6, workers=2
+    )
+    trials = run_trials(study, Limits(3), told)
+    assert {trial.state for trial in trials} == {"pruned"}
+    assert all("too slow" in trial.reason and "1e-06 ms" in trial.reason for trial in trials)
+    assert told.rows == []
+    with pytest.raises(UserError, match="no finished trial answers within"):
+        finish(study, trials, "fastest", refits=False, command="")
+
+
+# Before the one that is interrupted, whose trial Ray frees when the process ends.
+def test_studies_leave_no_placement_group_and_no_actor(trials: list[Trial]) -> None:
+    ours = ("RayTrainWorker", "TrainController", "Desk", "TrialRun")
+
+    def busy() -> list[str]:
+        groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
+        actors = [a.class_name for a in list_actors() if a.state == "ALIVE"]
+        return groups + [name for name in actors if name.startswith(ours)]
+
+    # Ray frees a group a second or so after its run.
+    deadline = time.monotonic() + 60
+    while busy() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert busy() == []
 
 
 class Interrupting(Told):
@@ -219,62 +275,24 @@ class Interrupting(Told):
 def test_a_cut_trial_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
     base = BASE.model_copy(update={"epochs": 6})
     first, second, third = Interrupting(2), Told(), Told()
+    begun = study_of(store, tmp_path, base)
+    begun.memory.enqueue([LEARNS])
     with pytest.raises(KeyboardInterrupt):
-        run_study(store, tmp_path, Limits(1, pruner="none"), first, base)
+        run_trials(begun, Limits(1, pruner="none"), first)
     assert first.ended == []
     (cut,) = memory_of(tmp_path).trials()
     assert (cut.state, len(cut.rows)) == ("stopped", 2)
     assert list((tmp_path / "trials" / "0000" / "checkpoints").glob("step-*"))
     # A budget that is over before a lane has started costs nothing, and leaves it as it was.
-    (still,) = run_study(store, tmp_path, Limits(1, 0.1, pruner="none"), second, base)
+    (still,) = run_trials(study_of(store, tmp_path, base), Limits(1, 0.1, "none"), second)
     assert (still.state, still.rows) == ("stopped", cut.rows)
-    (done,) = run_study(store, tmp_path, Limits(1, pruner="none"), third, base)
-    assert third.begun == [(0, 2.0)]
+    (done,) = run_trials(study_of(store, tmp_path, base), Limits(1, pruner="none"), third)
+    assert third.begun == [0]
+    # From a checkpoint of after two epochs: what was trained is not trained again.
+    ((number, step),) = third.resumed
+    assert number == 0
+    assert step >= 2 * steps_per_epoch(len(store.records("train")), 16)
     assert (done.state, done.params) == ("finished", cut.params)
     assert done.rows[:2] == cut.rows
     # Nothing was lost, and nothing was done twice.
     assert [row["epoch"] for row in done.rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-
-
-def test_a_failed_trial_is_named_and_the_others_go_on(store: Store, tmp_path: Path) -> None:
-    space = SPACE | {"batch_size": {"choice": [16, 100_000]}, "lr": {"choice": [1e-2, 1.0]}}
-    # At this rate, without clipping or norms that would save it, the loss is soon no number.
-    base = BASE.model_copy(
-        update={"epochs": 1, "clip_norm": 1e30, "warmup": 0.0, "precision": "fp32"}
-    )
-    trials = run_study(store, tmp_path, Limits(8), Told(), base, space)
-    too_large = [trial for trial in trials if trial.params["batch_size"] == 100_000]
-    assert too_large
-    for trial in too_large:
-        assert trial.state == "failed"
-        assert "batch_size=100000 is larger than" in trial.reason
-        assert trial.rows == ()
-    assert any(trial.state == "finished" for trial in trials)
-
-
-def test_a_model_over_the_latency_budget_is_not_trained(store: Store, tmp_path: Path) -> None:
-    told = Told()
-    trials = run_study(
-        *(store, tmp_path, Limits(3, latency_budget_ms=1e-6), told),
-        objectives=("macro_f1", "latency_ms"),
-    )
-    assert {trial.state for trial in trials} == {"pruned"}
-    assert all("too slow" in trial.reason and "1e-06 ms" in trial.reason for trial in trials)
-    assert told.rows == []
-    with pytest.raises(UserError, match="no finished trial answers within"):
-        finished(store, tmp_path, trials, "fastest", latency_budget_ms=1e-6)
-
-
-def test_studies_leave_no_placement_group_and_no_actor(trials: list[Trial]) -> None:
-    ours = ("RayTrainWorker", "TrainController", "Desk", "TrialRun")
-
-    def busy() -> list[str]:
-        groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
-        actors = [a.class_name for a in list_actors() if a.state == "ALIVE"]
-        return groups + [name for name in actors if name.startswith(ours)]
-
-    # Ray frees a group a second or so after its run.
-    deadline = time.monotonic() + 60
-    while busy() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert busy() == []

@@ -140,3 +140,30 @@ def test_durations() -> None:
     for text in ("30", "0m", "soon", "-3m"):
         with pytest.raises(UserError, match="--time-budget"):
             parse_duration(text)
+
+
+def test_members_of_an_augmentation_and_what_depends_on_others_are_checked_together(
+    tmp_path: Path,
+) -> None:
+    space = load(
+        tmp_path,
+        "augment.noise.p: {low: 0.0, high: 0.5}\naugment.noise.std: {low: 0.01, high: 0.1}",
+    )
+    assert set(space.distributions) == {"augment.noise.p", "augment.noise.std"}
+    file = tmp_path / "freeze.yaml"
+    file.write_text("freeze_epochs: {low: 0, high: 8}")
+    assert Space.load(file, Recipe(epochs=8)).distributions
+    with pytest.raises(UserError, match="freeze_epochs=8 is more than epochs=4"):
+        Space.load(file, Recipe(epochs=4))
+
+
+def test_a_key_that_depends_on_two_others_is_refused(tmp_path: Path) -> None:
+    text = (
+        "backbone: {choice: [small_cnn]}\nimage_size: {choice: [64]}\nwhen:\n"
+        "  backbone: {small_cnn: {lr: {choice: [0.1]}}}\n"
+        "  image_size: {64: {lr: {choice: [0.2]}}}\n"
+    )
+    with pytest.raises(UserError, match="lr depends on more than one key"):
+        load(tmp_path, text)
+    with pytest.raises(UserError, match="1 is not a key of a recipe"):
+        load(tmp_path, "1: {choice: [1]}")
