@@ -24,6 +24,7 @@ def choose_trial(
     choose: Choose,
     budget_ms: float | None,
     lowest_of_interval: Callable[[Trial], float],
+    recipe: Trial | None = None,
 ) -> Choice | None:
     """The trial to deploy; None when none finished within the latency budget.
 
@@ -31,9 +32,11 @@ def choose_trial(
         trials: of the study.
         objective: what they are compared by; `fastest` is for one that is to be large.
         choose: `fastest`: the fastest whose value lies within the 95 % interval of the best one's
-            or above it; `best`: the best one.
+            or above it, and is no worse than that of the recipe's own trial, which one had before
+            the search; `best`: the best one.
         budget_ms: latency above which none is chosen.
         lowest_of_interval: of a trial's objective on the validation split; asked for the best one.
+        recipe: the trial with the values of the recipe; None when it has not finished.
     """
     fit = [
         trial
@@ -48,14 +51,20 @@ def choose_trial(
     if choose == "best":
         return Choice(best, f"the best {objective.title} of {among}")
     lowest = lowest_of_interval(best)
+    bound = (
+        f"{lowest:.4f}, the end of the 95 % interval of the best, trial {best.number} with "
+        f"{objective.value(best):.4f}"
+    )
+    if recipe in fit and objective.value(recipe) > lowest:
+        lowest = objective.value(recipe)
+        bound = (
+            f"{lowest:.4f}, which the recipe's own values have, trial {recipe.number}, within the "
+            f"95 % interval of the best, trial {best.number} with {objective.value(best):.4f}"
+        )
     near = [
         trial
         for trial in front(fit, (objective, OBJECTIVES["latency_ms"]))
         if objective.value(trial) >= lowest
     ]
     fastest = min(near, key=OBJECTIVES["latency_ms"].value, default=best)
-    return Choice(
-        fastest,
-        f"the fastest of {among} whose {objective.title} is not below {lowest:.4f}, the end of the "
-        f"95 % interval of the best, trial {best.number} with {objective.value(best):.4f}",
-    )
+    return Choice(fastest, f"the fastest of {among} whose {objective.title} is not below {bound}")

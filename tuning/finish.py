@@ -47,6 +47,7 @@ def finish(
         choose,
         study.latency_budget_ms,
         lambda trial: lowest_of_interval(study, trial),
+        recipes_own(study, trials),
     )
     if choice is None:
         raise UserError(_nothing(trials, study.latency_budget_ms))
@@ -125,6 +126,12 @@ def refitted(
             *(str(folder), str(study.bundle(trial.number))),
         )
     return *describe(trial.best, recipe, study.store), checkpoints.load_best(str(folder))
+
+
+def recipes_own(study: Study, trials: Sequence[Trial]) -> Trial | None:
+    """The finished trial that has the values of the recipe; None without one."""
+    own = study.space.point(study.base)
+    return next((one for one in trials if one.state == "finished" and [one.params] == own), None)
 
 
 def lowest_of_interval(study: Study, trial: Trial) -> float:

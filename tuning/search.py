@@ -33,8 +33,13 @@ from tuning.space import Space, space_file
 from tuning.study import Limits, Study, recipe_of, run_trials
 from tuning.tracking import followed
 
-_EMBEDDED_IMAGES_PER_CLASS = 90
+# What a search without data shows takes some minutes on two cores.
+_EMBEDDED_IMAGES_PER_CLASS, _EMBEDDED_EPOCHS = 90, 4
+_TRIALS = 8
+# More than fit into a time budget; that ends the search.
+_AS_MANY_AS_FIT = 1_000_000
 _SETTINGS, _LOCK = "study.json", ".lock"
+_TRIALS_HELP = f"Default: {_TRIALS}, or as many as fit into --time-budget."
 _DATA_HELP = "Store, or folder with one sub-folder a class; default: embedded synthetic images."
 
 
@@ -46,8 +51,13 @@ def main(
     space: Annotated[
         str, typer.Option(help="quick, default, wide, deck, or a YAML file of your own.")
     ] = "default",
-    trials: Annotated[int, typer.Option(min=1, help="In the whole study; may be raised.")] = 8,
-    max_epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is kept.")] = 4,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help=f"In the whole study; may be raised. {_TRIALS_HELP}")
+    ] = None,
+    max_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of a trial that is kept; default: the recipe's."),
+    ] = None,
     time_budget: Annotated[
         str | None, typer.Option(help="Of this command: 90s, 30m or 2h; default: none.")
     ] = None,
@@ -102,14 +112,18 @@ def main(
     """
     budget = parse_duration(time_budget) if time_budget else None
     at_a_time = parse_concurrency(concurrency)
-    base = Recipe.load(recipe_file(recipe), {"epochs": max_epochs, "seed": seed})
+    if max_epochs is None and data is None:
+        max_epochs = _EMBEDDED_EPOCHS
+    chosen = {"seed": seed} if max_epochs is None else {"seed": seed, "epochs": max_epochs}
+    base = Recipe.load(recipe_file(recipe), chosen)
     checked = Space.load(space_file(space), base)
     objectives = parse_objectives(objective or ["macro_f1"])
     if objectives[0].name == "loss" and choose == "fastest":
         raise UserError("there is no interval for --objective loss: add --choose best")
     # A mistake in it shows now.
     make_sampler(sampler, seed, [one.name for one in objectives], latency_budget_ms)
-    limits = Limits(trials, budget, pruner)
+    at_most = trials or (_TRIALS if budget is None else _AS_MANY_AS_FIT)
+    limits = Limits(at_most, budget, pruner)
     settings: dict[str, Any] = {
         "data": None if data is None else str(data.resolve()),
         "space": checked.source,
@@ -124,10 +138,13 @@ def main(
     earlier = [point for folder in warm_start or () for point in warm_points(folder, checked)]
     with study_folder(out, settings) as study_id, ray_session(verbose):
         plan = make_plan(
-            workers=workers_per_trial, runs=at_a_time, at_most=trials, gpu_share=gpus_per_trial
+            workers=workers_per_trial, runs=at_a_time, at_most=at_most, gpu_share=gpus_per_trial
         )
-        print(f"plan: {trials} trials of at most {max_epochs} epochs, {plan}", flush=True)
-        if plan.runs == 1 and at_a_time is None and not plan.gpu and trials > 1:
+        count = f"{at_most} trials"
+        if at_most == _AS_MANY_AS_FIT:
+            count = f"as many trials as fit into {time_budget},"
+        print(f"plan: {count} of at most {base.epochs} epochs, {plan}", flush=True)
+        if plan.runs == 1 and at_a_time is None and not plan.gpu and at_most > 1:
             print("one trial at a time: two would share the cores, and know less of each other")
         folder = embedded_data(out, seed) if data is None else data
         store = open_or_prepare(folder, out / "store")
@@ -151,7 +168,7 @@ def main(
             *(store, out.resolve(), plan, latency_budget_ms),
         )
         with (
-            Board(error_console(), objectives[0], max_epochs) as board,
+            Board(error_console(), objectives[0], base.epochs) as board,
             followed(board, out.resolve().name, settings | {"study": study_id}) as listener,
         ):
             done = run_trials(study, limits, listener)

@@ -35,6 +35,8 @@ _ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
 _LATENCY = OBJECTIVES["latency_ms"]
 # A trial's actor that dies comes back so often.
 _ACTOR_RESTARTS = 3
+# After so many deadly trials in one command it is not the trials.
+_DEADLY_TRIALS = 100
 _TUNE_ENV = {
     # Ctrl-C is to end the command, not to be counted.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -224,7 +226,7 @@ class _Run:
         """Run a lane until the desk closes; its thread waits here."""
         config = {"desk": self.desk, "lane": number}
         # A trial ends with the second death of its process, and the lane goes on with the next.
-        restarts = 2 * (self.limits.trials + 1)
+        restarts = 2 * (min(self.limits.trials, _DEADLY_TRIALS) + 1)
         trainer = build_trainer(lane_loop, config, self.study.plan, scratch, restarts)
         fit(trainer, "run the same command again", "--concurrency or --workers-per-trial")
 

@@ -47,6 +47,31 @@ def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
     assert "trial 0 with 0.9300" in choice.rule
 
 
+def test_none_is_chosen_that_scores_below_the_recipe_one_had_before() -> None:
+    recipe, better = trial(0, 0.92, 5.0), trial(2, 0.93, 6.0)
+    trials = [recipe, trial(1, 0.91, 1.0), better]
+    choice = choose_trial(trials, F1, "fastest", None, lambda best: 0.905, recipe)
+    assert choice is not None
+    assert choice.trial is recipe
+    assert "0.9200, which the recipe's own values have, trial 0" in choice.rule
+    # One that beats it and is as quick takes its place; one over the budget sets no bound.
+    quicker = trial(3, 0.925, 4.0)
+    choice = choose_trial([*trials, quicker], F1, "fastest", None, lambda best: 0.905, recipe)
+    assert choice is not None
+    assert choice.trial is quicker
+    choice = choose_trial(trials, F1, "fastest", 4.5, lambda best: 0.905, recipe)
+    assert choice is not None
+    assert choice.trial.number == 1
+
+
+def test_a_recipe_that_is_far_behind_sets_no_bound() -> None:
+    trials = [trial(0, 0.7, 6.0), trial(1, 0.93, 5.0), trial(2, 0.91, 2.0)]
+    choice = choose_trial(trials, F1, "fastest", None, lambda best: 0.905, trials[0])
+    assert choice is not None
+    assert choice.trial.number == 2
+    assert "0.9050" in choice.rule
+
+
 def test_a_small_loss_is_better() -> None:
     trials = [trial(0, 0.9, 6.0), trial(1, 0.88, 3.0), trial(2, 0.7, 1.0)]
     assert best_of(trials, LOSS) is trials[0]
