@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import logging
 import os
+import random
 import signal
 import socket
 import threading
@@ -25,6 +26,8 @@ _KEPT_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
 _LOOK_S = 0.5
+# Above those of Ray's workers, below those that systems give to outgoing connections.
+_PORTS = range(20_000, 32_768)
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Announces a change of a default that nothing here depends on.
@@ -158,10 +161,15 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this machine that nothing listens on.
+
+    The one that the kernel would name could be an outgoing connection's a moment later.
+    """
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise UserError(f"every TCP port from {_PORTS.start} to {_PORTS.stop - 1} is taken: free one")
 
 
 def cluster_capacity() -> tuple[dict[str, float], list[float]]:

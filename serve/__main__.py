@@ -158,6 +158,8 @@ def _undisturbed_exit() -> Iterator[None]:
 @contextlib.contextmanager
 def _ingress_environment() -> Iterator[None]:
     """Settings of the HAProxy ingress; what the user has set in the environment stays."""
+    from ctray.session import free_port
+
     # Short, because the path of a socket may have 97 characters; in a folder of our own, because
     # the sockets in it are open to everyone, and so that two services can run side by side.
     folder = Path(tempfile.mkdtemp(prefix="ctray-", dir="/tmp"))
@@ -173,8 +175,8 @@ def _ingress_environment() -> Iterator[None]:
         "RAY_SERVE_HAPROXY_MAXCONN": "512",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.sock"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -188,12 +190,6 @@ def _ingress_environment() -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

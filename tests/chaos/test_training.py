@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chaos_kit import Command, free_port, kill, running
+from chaos_kit import Command, kill, running
 
 from ctray.bundle import Bundle
 from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.session import free_port
 from ctray.training import checkpoints
 
 # A busy machine starts Ray in half a minute, and the long test starts it five times.

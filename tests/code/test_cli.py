@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ctray.config import Recipe
 
+SEARCH = "tuning.search"
 COMMANDS = (
     *(
         "prepare",
@@ -25,10 +28,17 @@ COMMANDS = (
 )
 
 
-def ctray(*arguments: object, module: str = "ctray") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+def ctray(*arguments: object) -> subprocess.CompletedProcess[str]:
+    module = () if arguments[0] == SEARCH else ("ctray",)
+    command = [sys.executable, "-m", *module, *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def all_at_once(commands: Iterable[Sequence[object]]) -> list[subprocess.CompletedProcess[str]]:
+    """What these commands came to, as many at a time as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(lambda arguments: ctray(*arguments), commands))
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], sentence: str) -> None:
@@ -59,7 +69,7 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train = ("train", "--data", images, "--out", out)
     prepare = ("prepare", images, "--out", out)
-    for arguments, sentence in [
+    mistakes = [
         (("prepare", "/nowhere", "--out", out), "no such folder: /nowhere"),
         ((*prepare, "--map", "COVID"), "--map 'COVID' is not of the form A=B"),
         ((*prepare, "--map", "covid=X"), "did you mean 'COVID'?"),
@@ -83,14 +93,13 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         (("predict", "/nowhere", images, "--out", out / "x.csv"), "there is no folder"),
         (("versions", "--registry", tmp_path), "no version in"),
         (("serve", "--registry", tmp_path), "nothing was promoted as 'chest'"),
-    ]:
-        assert_one_sentence(ctray(*arguments), sentence)
-    for arguments, sentence in [
-        (("--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
-        (("--space", "/nowhere.yaml", "--out", out), "no such file: /nowhere.yaml"),
-        (("--time-budget", "soon", "--out", out), "--time-budget 'soon'"),
-    ]:
-        assert_one_sentence(ctray(*arguments, module="tuning.search"), sentence)
+        ((SEARCH, "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
+        ((SEARCH, "--space", "/nowhere.yaml", "--out", out), "no such file: /nowhere.yaml"),
+        ((SEARCH, "--time-budget", "soon", "--out", out), "--time-budget 'soon'"),
+    ]
+    ends = all_at_once(arguments for arguments, _ in mistakes)
+    for done, (_, sentence) in zip(ends, mistakes, strict=True):
+        assert_one_sentence(done, sentence)
     assert not out.exists()
 
 
@@ -115,14 +124,15 @@ def test_a_changed_byte_is_found_by_every_reader(run: Path, images: Path, tmp_pa
     weights[len(weights) // 2] ^= 1
     (damaged / "weights.safetensors").write_bytes(weights)
     picture = next((images / "COVID" / "images").iterdir())
-    for arguments in [
+    readers = [
         ("evaluate", damaged, "--data", images, "--out", tmp_path / "report"),
         ("predict", damaged, picture, "--out", tmp_path / "out.csv"),
         ("explain", damaged, picture, "--out", tmp_path / "out.png"),
         ("promote", damaged, "--registry", tmp_path / "registry"),
         ("serve", damaged),
-    ]:
-        assert_one_sentence(ctray(*arguments), "weights.safetensors does not match its checksum")
+    ]
+    for done in all_at_once(readers):
+        assert_one_sentence(done, "weights.safetensors does not match its checksum")
     assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = "backbone: small_cnn\nimage_size: 64\nepochs: 2\nbatch_size: 16\nlr: 3e-3\nrefit_epochs: 0\n"
@@ -33,6 +34,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def on_a_cluster(cluster: None, environment: dict[str, str]) -> dict[str, str]:
+    """The shell of a user who has a cluster: the commands join the one of the tests."""
+    address = ray.get_runtime_context().gcs_address
+    ours = {k: v for k, v in os.environ.items() if k.startswith("RAY_")}
+    return environment | ours | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+
+
 def run_shell(script: str, folder: Path, environment: dict[str, str]) -> str:
     """What a script prints when every command of it succeeds."""
     done = subprocess.run(
@@ -47,7 +56,9 @@ def run_shell(script: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_step_by_step(
+    images: Path, tmp_path: Path, environment: dict[str, str], on_a_cluster: dict[str, str]
+) -> None:
     commands, serving = blocks("Step by step")
     shutil.copytree(images, tmp_path / "xrays")
     # The same commands on less: the file of settings the README names, made small.
@@ -57,7 +68,7 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
         "batch_size: {choice: [16]}\nlr: {low: 1.0e-3, high: 1.0e-2, log: true}\n"
     )
     script = commands.replace("--trials 12 --time-budget 2h", "--trials 2 --max-epochs 1")
-    run_shell(script, tmp_path, environment)
+    run_shell(script, tmp_path, on_a_cluster)
     for made in (
         "store/store.json",
         "run/bundle/SHA256SUMS",
@@ -93,13 +104,13 @@ def test_step_by_step(images: Path, tmp_path: Path, environment: dict[str, str])
         assert service.wait(timeout=120) == 0
 
 
-def test_data_and_training(images: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_data_and_training(images: Path, tmp_path: Path, on_a_cluster: dict[str, str]) -> None:
     (commands,) = blocks("Data")
     shutil.copytree(images, tmp_path / "xrays")
     for path in sorted((tmp_path / "xrays" / "COVID" / "images").iterdir())[:20]:
         (tmp_path / "more" / "COVID").mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / "more" / "COVID" / path.name)
-    printed = run_shell(commands, tmp_path, environment)
+    printed = run_shell(commands, tmp_path, on_a_cluster)
     assert "300 records in " in printed
     assert "320 records in " in printed
     assert (tmp_path / "preview.png").is_file()
@@ -108,7 +119,7 @@ def test_data_and_training(images: Path, tmp_path: Path, environment: dict[str, 
     (commands,) = blocks("Training")
     (tmp_path / "recipe.yaml").write_text(TINY)
     printed = run_shell(
-        commands.replace("--recipe fast", "--config recipe.yaml"), tmp_path, environment
+        commands.replace("--recipe fast", "--config recipe.yaml"), tmp_path, on_a_cluster
     )
     assert printed.count("first step after ") == 1
     assert printed.count("finished already, nothing to do") == 1

@@ -1,7 +1,6 @@
 """What the tests of the service share: small untrained bundles, images, waiting."""
 
 import io
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,13 +76,6 @@ def dicom(seed: int) -> bytes:
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset)
     return buffer.getvalue()
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

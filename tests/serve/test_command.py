@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
-from serve_kit import free_port, png, wait_for
+from serve_kit import png, wait_for
 from typer.testing import CliRunner, Result
 
 from ctray.registry import promote
+from ctray.session import free_port
 from serve.__main__ import main
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from serve_kit import CLASSES, answers, dicom, free_port, png, wait_for
+from serve_kit import CLASSES, answers, dicom, png, wait_for
 
 import serve
 from ctray.bundle import Bundle
 from ctray.data.decode import ImageError, decode_image
 from ctray.engine.predictor import Predictor
+from ctray.session import free_port
 from serve.body import MAX_BODY_BYTES, MAX_FILES
 from serve.schema import ModelReply, PredictReply
 
