@@ -12,7 +12,10 @@ _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
 # What others import or start, and the one that writes a page of its own.
-_NOT_BENCHES = {"kit.py", "run.py", "plain_loop.py", "plain_torch.py", "deck.py"}
+_NOT_BENCHES = {
+    *("kit.py", "run.py", "plain_loop.py", "plain_torch.py", "tune_over_train.py"),
+    "deck.py",
+}
 
 
 def main() -> None:

@@ -35,15 +35,8 @@ def left_behind(before: set[str]) -> list[str]:
     groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
     actors = [f"{a.class_name} {a.actor_id}" for a in list_actors() if a.state == "ALIVE"]
     folders = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")} - before
-    searches = [p.name() for p in psutil.process_iter() if "tuning.search" in _line(p)]
-    return [*groups, *actors, *folders, *searches]
-
-
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+    left = [process.name() for process in psutil.Process().children(recursive=True)]
+    return [*groups, *actors, *folders, *(name for name in left if name.startswith("python"))]
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ class TrialJob(TypedDict):
 class Event(TypedDict):
     """Something that a trial waits for.
 
-    `start`: a lane begins after `step` steps; `row`: an evaluation; `model`: latency and size;
+    `start`: a `lane` begins after `step` steps; `row`: an evaluation; `model`: latency and size;
     `end`: nothing follows, `content` has `ended` (finished, stopped, cut, slow or failed) and
     `reason`.
     """

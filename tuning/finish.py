@@ -16,7 +16,7 @@ from ctray.provenance import now, versions
 from ctray.training.terminal import Terminal
 from tuning.choice import Choice, Choose, choose_trial
 from tuning.objectives import OBJECTIVES, front
-from tuning.report import write_study
+from tuning.report import Context, write_study
 from tuning.study import Study, recipe_of
 from tuning.trials import Trial
 
@@ -57,24 +57,24 @@ def finish(
         study.out / "study.html",
         trials,
         choice.trial,
-        {
-            "data": str(study.store.root),
-            "synthetic": study.store.synthetic,
-            "fingerprint": study.store.fingerprint,
-            "space": study.space.source,
-            "seed": study.base.seed,
-            "max_epochs": study.base.epochs,
-            "seconds": study.memory.seconds,
-            "plan": str(study.plan),
-            "command": command,
-            "created": now(),
-            "versions": versions(),
-            "bundle": str(bundle),
-            "objectives": tuple(study.objectives),
-            "rule": choice.rule,
-            "latency_budget_ms": study.latency_budget_ms,
-            "result": result,
-        },
+        Context(
+            data=str(study.store.root),
+            synthetic=study.store.synthetic,
+            fingerprint=study.store.fingerprint,
+            space=study.space.source,
+            seed=study.base.seed,
+            max_epochs=study.base.epochs,
+            seconds=study.memory.seconds,
+            plan=str(study.plan),
+            command=command,
+            created=now(),
+            versions=versions(),
+            bundle=str(bundle),
+            objectives=tuple(study.objectives),
+            rule=choice.rule,
+            latency_budget_ms=study.latency_budget_ms,
+            result=result,
+        ),
     )
     _print(study, trials, choice, result)
     print(f"bundle: {bundle}\nreport: {study.out / 'study.html'}")

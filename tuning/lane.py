@@ -33,7 +33,7 @@ def lane_loop(config: dict[str, Any]) -> None:
     over = desk.closing.remote()
     while (job := from_first(lambda: ray.get(desk.take.remote(lane)))) is not None:
         try:
-            end = run_trial(job, desk, over)
+            end = run_trial(job, DeskEar(desk, job["number"], lane, over))
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             ray.get(desk.blame.remote(job["number"], f"{type(error).__name__}: {said[-1]}"))
@@ -46,21 +46,21 @@ def lane_loop(config: dict[str, Any]) -> None:
             torch.cuda.empty_cache()
 
 
-def run_trial(job: TrialJob, desk: Any, over: ray.ObjectRef) -> dict[str, Any]:
+def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
     """Measure, train, and write the bundle of a finished trial; returns what became of it."""
     from ctray.training import checkpoints
 
-    number, training = job["number"], job["training"]
+    training = job["training"]
     recipe = Recipe.model_validate(training["recipe"])
     store = Store.open(Path(training["store"]), training["version"])
     if job["measures"]:
         model = from_first(lambda: measure(recipe, store))
         if is_first():
-            ray.get(desk.tell.remote(number, "model", model))
+            ear.tell("model", model)
         budget = job["budget_ms"]
         if budget is not None and model["latency_ms"] > budget:
             return {"ended": "slow", "reason": ""}
-    outcome = run_job(training, DeskEar(desk, number, over))
+    outcome = run_job(training, ear)
     if "error" in outcome:
         return {"ended": "failed", "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
@@ -87,20 +87,23 @@ def measure(recipe: Recipe, store: Store) -> dict[str, float]:
 
 
 class DeskEar:
-    """Takes what a training tells to the desk, and asks there whether to go on."""
+    """Takes what a trial tells to the desk, and asks there whether to go on."""
 
-    def __init__(self, desk: Any, number: int, over: ray.ObjectRef) -> None:
-        self._desk, self._number, self._over = desk, number, over
+    def __init__(self, desk: Any, number: int, lane: int, over: ray.ObjectRef) -> None:
+        self._desk, self._number, self._lane, self._over = desk, number, lane, over
         self._evaluation = 0
 
     def tell(self, kind: str, content: Any) -> None:
-        """Hand on where it starts and the evaluations; nobody reads the rest."""
+        """Hand on where it starts, its model and its evaluations; nobody reads the rest."""
         if kind == "start":
-            self._desk.tell.remote(self._number, kind, {"step": content["step"]})
+            where = {"step": content["step"], "lane": self._lane}
+            self._desk.tell.remote(self._number, kind, where)
             for row in content["history"]:
                 self.tell("row", row)
         elif kind == "row":
             self._evaluation = content["evaluation"]
+            self._desk.tell.remote(self._number, kind, content)
+        elif kind == "model":
             self._desk.tell.remote(self._number, kind, content)
 
     def wants_more(self) -> bool:

@@ -136,6 +136,11 @@ class Memory:
                 # What TPE learns from pruned trials; Optuna has no such thing with several.
                 trial.report(row[self._objectives[0].row_key], len(trial.user_attrs["rows"]))
 
+    def lane(self, number: int, lane: int) -> None:
+        """Remember where it is trained."""
+        with storage_errors(self._storage):
+            self._live[number].set_user_attr("lane", lane)
+
     def model(self, number: int, latency_ms: float, size_mb: float) -> None:
         """Remember what does not depend on the training."""
         with storage_errors(self._storage):
@@ -198,6 +203,7 @@ class Memory:
             latency_ms=known.get("latency_ms"),
             size_mb=known.get("size_mb"),
             starts=known.get("starts", 0),
+            lane=known.get("lane"),
         )
 
 

@@ -97,6 +97,11 @@ class View:
         """The trials that have a score."""
         return [trial for trial in self.trials if math.isfinite(self.score(trial))]
 
+    @property
+    def lanes(self) -> set[int]:
+        """The lanes that trained them."""
+        return {trial.lane for trial in self.trials if trial.lane is not None}
+
     def score(self, trial: Trial) -> float:
         """Of the weights that a trial keeps; nan without an evaluation."""
         return self.primary.value(trial)
@@ -215,11 +220,14 @@ def _grey_unless_finished(trial: Trial) -> str:
 
 
 def timeline(view: View) -> Markup:
-    """When each trial ran, a bar a trial, the first on top."""
-    trials = view.trials
+    """When each trial ran, a bar a trial, lane by lane, the first on top."""
+    lanes = view.lanes
+    # Those that no lane trained come last.
+    trials = sorted(view.trials, key=lambda one: math.inf if one.lane is None else one.lane)
     divisor, unit = _clock(trials)
     labels = [
         f"{trial.number} {trial.state}{', chosen' if view.is_chosen(trial) else ''}"
+        f"{f', lane {trial.lane}' if trial.lane is not None and len(lanes) > 1 else ''}"
         for trial in trials
     ]
     step = math.ceil(len(trials) / TIMELINE_LABELS)

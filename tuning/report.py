@@ -27,25 +27,49 @@ from tuning.trials import Trial
 
 IMPORTANCE_TRIALS = 8
 
-_CONTEXT = {
-    "data",
-    "synthetic",
-    "fingerprint",
-    "space",
-    "seed",
-    "max_epochs",
-    "seconds",
-    "plan",
-    "command",
-    "created",
-    "versions",
-    "bundle",
-    "objectives",
-    "rule",
-    "latency_budget_ms",
-    "result",
-}
 _LATENCY, _SIZE = OBJECTIVES["latency_ms"], OBJECTIVES["size_mb"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where the numbers of a study's page come from.
+
+    Attributes:
+        data: what was trained on.
+        synthetic: whether it is made up.
+        fingerprint: of the data.
+        space: as in its YAML.
+        seed: of sampler and trials.
+        max_epochs: of a whole trial.
+        seconds: wall time over all runs of the command.
+        plan: the resources, for people.
+        command: as it was typed.
+        created: ISO 8601.
+        versions: by package.
+        bundle: where that of the chosen trial lies.
+        objectives: what was searched for, first the measure that trials are compared by.
+        rule: how the chosen one was chosen, to follow "Trial 3 is deployed:".
+        latency_budget_ms: None without one.
+        result: what the bundle scored: `split`, `records`, `accuracy` and `macro_f1`, each with
+            `value`, `low` and `high`, and `refitted`. None when it was not evaluated.
+    """
+
+    data: str
+    synthetic: bool
+    fingerprint: str
+    space: dict[str, Any]
+    seed: int
+    max_epochs: int
+    seconds: float
+    plan: str
+    command: str
+    created: str
+    versions: dict[str, str]
+    bundle: str
+    objectives: tuple[Objective, ...]
+    rule: str
+    latency_budget_ms: float | None = None
+    result: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +91,7 @@ class _Parallel:
     left_out: tuple[str, ...]
 
 
-def write_study(
-    path: Path, trials: Sequence[Trial], chosen: Trial, context: dict[str, Any]
-) -> None:
+def write_study(path: Path, trials: Sequence[Trial], chosen: Trial, context: Context) -> None:
     """Write the study's page, whole or not at all.
 
     Args:
@@ -77,24 +99,12 @@ def write_study(
         trials: every trial, whatever became of it.
         chosen: the one of ``trials`` that is deployed, not always the one with the best score; it
             has at least one evaluation.
-        context: where the numbers come from, all of: ``data`` (str), ``synthetic`` (bool),
-            ``fingerprint`` (str), ``space`` (as in its YAML), ``seed`` (int), ``max_epochs``
-            (int), ``seconds`` (float, wall time over all runs of the command), ``plan`` (str, the
-            resources), ``command`` (str), ``created`` (str, ISO 8601), ``versions`` (name to
-            version), ``bundle`` (str, where the chosen one's bundle lies), ``objectives`` (the
-            Objectives, first the measure that trials are compared by), ``rule`` (str, how the
-            chosen one was chosen, to follow "Trial 3 is deployed:"), ``latency_budget_ms`` (float
-            or None) and ``result`` (what the bundle scored, None when it was not evaluated:
-            ``split`` (str), ``records`` (int), ``accuracy`` and ``macro_f1``, each with ``value``,
-            ``low`` and ``high``, and ``refitted`` (bool)).
+        context: where the numbers come from.
 
     Raises:
-        ValueError: the context lacks a key, or ``chosen`` is not a scored one of the trials.
+        ValueError: ``chosen`` is not a scored one of the trials.
     """
-    missing = _CONTEXT - context.keys()
-    if missing:
-        raise ValueError(f"the study's context lacks {sorted(missing)}")
-    view = View(trials, chosen, context["objectives"][0])
+    view = View(trials, chosen, context.objectives[0])
     if chosen.number not in [trial.number for trial in view.scored]:
         raise ValueError(f"trial {chosen.number} is not a scored trial of this study")
     # A lone surrogate in a reason is no valid text, and UTF-8 cannot hold it.
@@ -102,7 +112,7 @@ def write_study(
     storage.write_bytes(str(path), page)
 
 
-def _page(view: View, context: dict[str, Any]) -> str:
+def _page(view: View, context: Context) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -119,25 +129,26 @@ def _page(view: View, context: dict[str, Any]) -> str:
     states = [trial.state for trial in view.trials]
     importances = _importances(view)
     return environment.from_string(source).render(
-        **{key: context[key] for key in _CONTEXT - {"space"}},
-        space=yaml.safe_dump(context["space"], sort_keys=False, allow_unicode=True),
+        **vars(context)
+        | {"space": yaml.safe_dump(context.space, sort_keys=False, allow_unicode=True)},
         trials=view.trials,
         chosen=view.chosen,
         best=best_of(view.scored, view.primary) or view.chosen,
         primary=view.primary,
         names={name: one.title for name, one in OBJECTIVES.items()},
-        measures=_measures(context["objectives"]),
+        measures=_measures(context.objectives),
         scored=len(view.scored),
         counts={state: states.count(state) for state in STATES if state in states},
         restarted=any(trial.starts > 1 for trial in view.trials),
         front=view.front(_LATENCY),
         unmeasured=states.count("finished") - len(view.measured(_LATENCY)),
-        paretos=_paretos(view, _SIZE in context["objectives"], context["latency_budget_ms"]),
+        paretos=_paretos(view, _SIZE in context.objectives, context.latency_budget_ms),
         progress=plots.progress(view),
-        curves=plots.curves(view, context["max_epochs"]),
+        curves=plots.curves(view, context.max_epochs),
         slices=plots.slices(view),
         parallel=_parallel(view, importances),
         timeline=plots.timeline(view),
+        lanes=len(view.lanes),
         importances=importances,
         importance_bars=plots.importance_bars(importances.shares) if importances.shares else None,
     )

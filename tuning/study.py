@@ -313,6 +313,7 @@ class _Run:
         if number in self.ended:
             return
         if result["kind"] == "start":
+            self.memory.lane(number, result["lane"])
             if result["step"]:
                 self.listener.resume(number, result["step"])
         elif result["kind"] == "row":

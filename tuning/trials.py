@@ -29,6 +29,7 @@ class Trial:
             it was measured. Models of one architecture and image size share one figure.
         size_mb: of its weights, 10⁶ bytes.
         starts: how often it was started; more than once when the search or its process was killed.
+        lane: which workers trained it, of those that train side by side; unset when none did.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Trial:
     latency_ms: float | None = None
     size_mb: float | None = None
     starts: int = 1
+    lane: int | None = None
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -75,6 +77,7 @@ def write_table(trials: Sequence[Trial], path: Path) -> None:
                 "epochs": trial.epochs,
                 "seconds": round(trial.seconds, 1),
                 "starts": trial.starts,
+                "lane": trial.lane,
                 **trial.params,
                 "reason": trial.reason,
             }

@@ -69,7 +69,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
     data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
-    arguments = search(data, out, "--trials", "6", "--max-epochs", "3", "--pruner", "none")
+    arguments = search(data, out, "--trials", "7", "--max-epochs", "3", "--pruner", "none")
     with running(*arguments) as command:
         command.wait_for(lambda: command.says("epoch 1 of 3"), "a first evaluation")
         kill([command.process_named(WORKER)])
@@ -77,9 +77,18 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
         first = study(out)[0]
         assert first.state == TrialState.COMPLETE
         assert [row["epoch"] for row in first.user_attrs["rows"]] == [1.0, 2.0, 3.0]
+        # As the kernel ends a process that is out of memory, each time.
+        command.wait_for(lambda: command.says("trial 1: epoch 1 of 3"), "the second trial")
+        kill([command.process_named(WORKER)])
+        command.wait_for(lambda: command.says("trial 1: goes on from step"), "it to go on")
+        kill([command.process_named(WORKER)])
+        command.wait_for(begun(out, 3), "the next trial after one that died twice")
+        second = study(out)[1]
+        assert second.state == TrialState.FAIL
+        assert second.user_attrs["reason"].startswith("its process died twice: too little memory")
         kill([command.process_named(TRIAL)])
-        command.wait_for(begun(out, 3), "the next trial after a trial's actor died")
-        assert study(out)[1].state in ENDED
+        command.wait_for(begun(out, 4), "the next trial after a trial's actor died")
+        assert study(out)[2].state in ENDED
         seen = rows(out)
         command.wait_for(lambda: rows(out) > seen, "an evaluation")
         command.process.kill()
@@ -88,13 +97,13 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
         assert set(left) <= set(command.named(AGENTS))
     before = study(out)
     with running(*arguments) as command:
-        command.wait_for(begun(out, 5), "trials after a killed search")
+        command.wait_for(begun(out, 6), "trials after a killed search")
         kill(command.family()[::-1])
     with running(*arguments) as command:
         assert command.wait() == 0, command
     after = study(out)
-    assert [trial.number for trial in after] == list(range(6))
-    assert {trial.state for trial in after} <= ENDED
+    assert [trial.number for trial in after] == list(range(7))
+    assert {trial.state for trial in after if trial.number != 1} <= ENDED
     for old, new in zip(before, after, strict=False):
         assert old.params == new.params
         if old.state == TrialState.COMPLETE:
@@ -105,6 +114,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
             assert [row["epoch"] for row in trial.user_attrs["rows"]] == [1.0, 2.0, 3.0]
     table = pd.read_csv(out / "trials.csv")
     assert table["starts"].max() > 1
+    assert list(table["state"]).count("failed") == 1
     assert Bundle.load(str(out / "best" / "bundle")).info.study
 
 

@@ -33,7 +33,7 @@ RECIPE = {
     "batch_size": 16,
     "lr": 3e-3,
     "checkpoint_every": EVERY,
-    "refit_epochs": 0,
+    "refit_epochs": EPOCHS,
 }
 MESSENGER, WORKER, CONTROLLER = "ray::_QueueActor", "ray::RayTrainWorker", "ray::TrainController"
 # What a driver may take to notice that its cluster is gone, and to end.
@@ -135,8 +135,9 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
     """Worker, messenger, driver, controller and cluster are killed -9, one after the other.
 
     The first two are replaced and the same command goes on by itself; after each of the others it
-    ends by itself, says what to do, and `--resume` goes on from the newest whole checkpoint. In
-    the end weights and history are those of the undisturbed run.
+    ends by itself, says what to do, and `--resume` goes on from the newest whole checkpoint. So it
+    does in the refit, after everything was killed at once. In the end weights and history are those
+    of the undisturbed run.
     """
     out = tmp_path / "run"
     folder = out / "checkpoints"
@@ -188,29 +189,19 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         assert resumed_from(command) == step
 
     step = max(saved(folder))
+    refit = folder / "refit"
+    with running(*train(data, out, "--resume")) as command:
+        wait_for_checkpoint_after(command, refit, 0)
+        assert resumed_from(command) == step
+        kill(command.family())
+
+    # In its refit: what was finished is not trained again.
+    step = max(saved(refit))
     with running(*train(data, out, "--resume")) as command:
         assert command.wait() == 0, command
         assert resumed_from(command) == step
+        assert not command.says("  loss ")
     assert_same_end(out, undisturbed)
-
-
-def test_a_run_killed_in_its_refit_does_not_train_again_what_was_finished(
-    data: Path, tmp_path: Path
-) -> None:
-    """Everything is killed -9 in the refit; `--resume` goes on there, to the same weights."""
-    refits = ("--set", f"refit_epochs={EPOCHS}")
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    with running(*train(data, whole, *refits, epochs=1)) as command:
-        assert command.wait() == 0, command
-    folder = out / "checkpoints" / "refit"
-    with running(*train(data, out, *refits, epochs=1)) as command:
-        wait_for_checkpoint_after(command, folder, 0)
-        kill(command.family())
-    step = max(saved(folder))
-    with running(*train(data, out, *refits, "--resume", epochs=1)) as command:
-        assert command.wait() == 0, command
-        assert resumed_from(command) == step
-    assert_same_end(out, whole)
 
 
 def test_a_finished_run_is_left_as_it_is(data: Path, undisturbed: Path) -> None:
@@ -246,7 +237,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     """One sentence names place, cause and last good step; that checkpoint is whole, no half is
     left, and with room again `--resume` goes on from it: here, with one worker or two."""
     out, folder = tmp_path / "run", tmpfs / "checkpoints"
-    command_line = train(data, out, "--checkpoints", str(folder), epochs=2)
+    less = ("--set", "refit_epochs=0")
+    command_line = train(data, out, "--checkpoints", str(folder), *less, epochs=2)
     with running(*command_line) as command:
         words = ("cannot be written", str(folder), "No space left on device", "--resume")
         command.wait()

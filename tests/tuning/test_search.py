@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
+import yaml
 from ray.util.state import list_actors, list_placement_groups
 
 from ctray.bundle import Bundle
@@ -18,11 +20,13 @@ from ctray.data.stream import steps_per_epoch
 from ctray.engine.base import load_engine
 from ctray.engine.latency import latency_ms
 from ctray.errors import UserError
+from ctray.registry import production
 from ctray.training.plan import make_plan
 from tuning.finish import finish
 from tuning.memory import Memory
 from tuning.objectives import parse_objectives
 from tuning.samplers import make_sampler
+from tuning.search import main
 from tuning.space import Space
 from tuning.study import Limits, Study, run_trials
 from tuning.trials import Trial
@@ -217,15 +221,21 @@ def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
     }
     study = study_of(store, tmp_path, BASE.model_copy(update={"epochs": 1}), space, runs=2)
     good = LEARNS | {"batch_size": 16, "weight_decay": 0.02}
-    changes = ({}, {"weight_decay": 1e30}, {"batch_size": 100_000}, {"lr": 2e-3})
+    changes = ({}, {"weight_decay": 1e30}, {"batch_size": 100_000}, {"lr": 3e-3}, {"lr": 2e-3})
     study.memory.enqueue([good | change for change in changes])
-    trials = run_trials(study, Limits(4), Told())
+    # What raises in a process, and does so again in the next one.
+    study.folder(3).mkdir(parents=True)
+    study.bundle(3).write_text("in the way")
+    trials = run_trials(study, Limits(5), Told())
     states = [trial.state for trial in trials]
-    assert states == ["finished", "failed", "failed", "finished"]
+    assert states == ["finished", "failed", "failed", "failed", "finished"]
     assert re.search(r"the loss is (nan|inf) at step \d+", trials[1].reason)
     assert "batch_size=100000 is larger than" in trials[2].reason
+    assert trials[3].reason.startswith("its process died twice: ")
+    assert str(study.bundle(3)) in trials[3].reason
     # Side by side: the second began before the first had ended.
     assert trials[1].started < trials[0].started + trials[0].seconds
+    assert {trials[0].lane, trials[1].lane} == {0, 1}
 
 
 def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(
@@ -241,6 +251,35 @@ def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(
     assert told.rows == []
     with pytest.raises(UserError, match="no finished trial answers within"):
         finish(study, trials, "fastest", refits=False, command="")
+
+
+def test_the_command_keeps_the_study_elsewhere_begins_with_another_ones_best_and_promotes(
+    store: Store, trials: list[Trial], out: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    storage, registry = f"sqlite:///{tmp_path / 'other.db'}", str(tmp_path / "registry")
+    main(
+        data=store.root,
+        out=tmp_path / "study",
+        space=str(tmp_path / "space.yaml"),
+        trials=1,
+        max_epochs=1,
+        objective=["macro_f1", "latency_ms"],
+        latency_budget_ms=1e4,
+        sampler="random",
+        storage=storage,
+        study_name="mine",
+        warm_start=[out],
+        promote=True,
+        registry=registry,
+    )
+    (only,) = optuna.load_study(study_name="mine", storage=storage).trials
+    best = max((t for t in trials if t.state == "finished"), key=lambda trial: trial.score)
+    assert only.params == best.params
+    assert len(only.values) == 2
+    assert not (tmp_path / "study" / "optuna.db").exists()
+    bundle = Bundle.load(str(tmp_path / "study" / "best" / "bundle"))
+    assert Bundle.load(production(registry)).digest == bundle.digest
 
 
 # Before the one that is interrupted, whose trial Ray frees when the process ends.
