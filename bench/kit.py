@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
 
 REPOSITORY = Path(__file__).parent.parent
+# Of a processor's flags the first that it has says how fast it may be.
+_VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 # How a bench ends that cannot be run on this machine; `run.py` goes on with the next.
 NOT_HERE = 3
 
@@ -155,14 +158,14 @@ def cannot(reason: str) -> NoReturn:
 
 def conditions(packages: tuple[str, ...]) -> list[str]:
     """Lines for a page: hardware, versions and date."""
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
+    about = Path("/proc/cpuinfo").read_text()
+    named = re.search(r"^model name\s*: (.+)$", about, flags=re.M)
+    processor = named[1] if named else platform.machine()
+    # The name alone does not say what it computes with.
+    vectors = next((flag for flag in _VECTORS if f" {flag} " in about), "")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return [
-        f"- {_machine()}, {processor}",
+        f"- {_machine()}, {processor}{f' ({vectors})' if vectors else ''}",
         f"- Python {platform.python_version()}, {versions}",
         f"- {datetime.datetime.now(datetime.UTC).date().isoformat()}",
     ]

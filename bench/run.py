@@ -1,51 +1,69 @@
-"""Run every bench and write docs/benchmarks.md: hardware, versions, date, command, table."""
+"""Run benches and write docs/benchmarks.md: for each its hardware, versions, date and table.
+
+`python bench/run.py` runs all, `python bench/run.py stream search_overhead` these two; the sections
+of others stay as they are. Options go to each of them.
+"""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from kit import NOT_HERE, conditions
+from kit import NOT_HERE, conditions, note
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
 # What others import or start, and the one that writes a page of its own.
-_NOT_BENCHES = {
-    *("kit.py", "run.py", "plain_loop.py", "plain_torch.py", "tune_over_train.py"),
-    "deck.py",
-}
+_NOT_BENCHES = {"kit", "run", "plain_loop", "plain_torch", "tune_over_train", "deck"}
+_HEAD = """# Benchmarks
+
+Ours and the peer's are measured in turn in one run, medians; what else ran on the
+machine met both. The bar is for the ratio, or for ours where there is no peer.
+`make bench` runs all, `python bench/run.py NAME` one.
+"""
 
 
 def main() -> None:
-    """Run the benches one after the other; extra arguments go to each of them."""
-    rows: list[dict[str, Any]] = []
-    for bench in sorted(_HERE.glob("*.py")):
-        if bench.name in _NOT_BENCHES:
-            continue
-        command = [sys.executable, str(bench), *sys.argv[1:]]
+    """Run the benches named, or all, one after the other."""
+    names = [word for word in sys.argv[1:] if not word.startswith("-")]
+    options = [word for word in sys.argv[1:] if word.startswith("-")]
+    known = sorted({path.stem for path in _HERE.glob("*.py")} - _NOT_BENCHES)
+    for name in names or known:
+        if name not in known:
+            sys.exit(f"no bench {name!r}; there are: {', '.join(known)}")
+    for name in names or known:
+        command = [sys.executable, str(_HERE / f"{name}.py"), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode != NOT_HERE:
-            done.check_returncode()
+        if done.returncode == NOT_HERE:
+            note(f"{name}: not here")
+            continue
+        done.check_returncode()
         print(done.stdout, end="", flush=True)
-        rows += [json.loads(line) for line in done.stdout.splitlines()]
-    _PAGE.write_text(page(rows))
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        # As soon as it is there: all of them take hours.
+        before = _PAGE.read_text() if _PAGE.exists() else ""
+        _PAGE.write_text(with_section(before, name, section(rows, options)))
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The page for these rows."""
+def with_section(page: str, name: str, text: str) -> str:
+    """The page with this section in place of the one of the same name."""
+    parts = re.split(r"^## (.+)\n", page, flags=re.M)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True)) | {name: f"\n{text}"}
+    bodies = (f"## {key}\n\n{sections[key].strip()}\n" for key in sorted(sections))
+    return "\n".join([_HEAD, *bodies])
+
+
+def section(rows: list[dict[str, Any]], options: list[str]) -> str:
+    """What these rows were measured on and with, and the table of them."""
     lines = [
-        "# Benchmarks",
-        "",
-        "Ours and the peer's are measured in turn in one run, medians; what else ran on the",
-        "machine met both. The bar is for the ratio, or for ours where there is no peer.",
-        "",
         *conditions(_PACKAGES),
-        f"- `make bench`{' with ' + ' '.join(sys.argv[1:]) if sys.argv[1:] else ''}",
+        *([f"- with {' '.join(options)}"] if options else []),
         "",
-        "| bench | what | n | ours | peer | unit | ratio | bar | holds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| what | n | ours | peer | unit | ratio | bar | holds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         peer = f"{row['peer']:g}, {row['peer_name']}" if row["peer"] is not None else ""
@@ -53,10 +71,10 @@ def page(rows: list[dict[str, Any]]) -> str:
         bar = "" if row["bar"] is None else f"{row['bar']:g}"
         holds = {None: "", True: "yes", False: "no"}[row["holds"]]
         lines.append(
-            f"| {row['bench']} | {row['row']} | {row['n']} | {row['ours']:g} | {peer} | "
-            f"{row['unit']} | {ratio} | {bar} | {holds} |"
+            f"| {row['row']} | {row['n']} | {row['ours']:g} | {peer} | {row['unit']} | {ratio} | "
+            f"{bar} | {holds} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

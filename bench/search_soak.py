@@ -13,9 +13,11 @@ from pathlib import Path
 
 import psutil
 import ray
-from kit import arguments, emit, images, note, prepared, search
-from ray.util.state import list_actors, list_placement_groups
+from kit import arguments, emit, note, prepared, search
+from ray._private.state import actors
+from ray.util import placement_group_table
 
+from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.session import ray_session
 
 SEARCHES, TRIALS = 50, 4
@@ -30,13 +32,24 @@ lr: {low: 1.0e-3, high: 1.0e-2, log: true}
 """
 
 
-def left_behind(before: set[str]) -> list[str]:
+def folders() -> set[str]:
+    """Temporary folders of ctray's."""
+    return {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")}
+
+
+def processes() -> dict[int, str]:
+    """Processes of this bench, but those that the cluster keeps for whoever comes next."""
+    named = {one.pid: one.name() for one in psutil.Process().children(recursive=True)}
+    return {pid: name for pid, name in named.items() if not name.startswith("ray::")}
+
+
+def left_behind(known_folders: set[str], known: dict[int, str]) -> list[str]:
     """What is still there of a search that has ended."""
-    groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
-    actors = [f"{a.class_name} {a.actor_id}" for a in list_actors() if a.state == "ALIVE"]
-    folders = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")} - before
-    left = [process.name() for process in psutil.Process().children(recursive=True)]
-    return [*groups, *actors, *folders, *(name for name in left if name.startswith("python"))]
+    tables = placement_group_table().values()
+    groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
+    alive = [one["ActorClassName"] for one in actors(actor_state_name="ALIVE").values()]
+    left = [name for pid, name in processes().items() if pid not in known]
+    return [*groups, *alive, *(folders() - known_folders), *left]
 
 
 def main() -> None:
@@ -44,13 +57,14 @@ def main() -> None:
     options = arguments(__doc__ or "")
     searches = 1 if options.quick else SEARCHES
     hung = failed = leaks = 0
-    with images(options) as folder, tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as root:
         place = Path(root)
-        store = prepared(folder, place / "store")
+        spec = PhantomSpec(images_per_class=40, size=64, seed=0)
+        store = prepared(write_folder(spec, place / "images"), place / "store")
         with ray_session():
             address = ray.get_runtime_context().gcs_address
             environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
-            before = {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")}
+            before = folders(), processes()
             for number in range(searches):
                 out = place / f"study-{number}"
                 command = search(store, out, SPACE, "--trials", TRIALS, "--max-epochs", 1)
@@ -65,7 +79,7 @@ def main() -> None:
                 failed += bool(done.returncode)
                 took = time.monotonic() - start
                 deadline = time.monotonic() + SETTLED_S
-                while (left := left_behind(before)) and (time.monotonic() < deadline):
+                while (left := left_behind(*before)) and (time.monotonic() < deadline):
                     time.sleep(0.5)
                 leaks += len(left)
                 note(f"search {number + 1} of {searches}: {took:.0f} s, left behind: {left}")

@@ -18,7 +18,6 @@ from ray._private.state import state as ray_state
 
 from ctray.errors import UserError
 
-_STATE_API = "RAY_API_SERVER_ADDRESS"
 _GONE_WITHIN_S = 10.0
 # A process that a task leaves idle is of use to the next: Ray ends it after a second, and the one
 # that follows spends longer on its imports (docs/decisions/search.md).
@@ -70,13 +69,9 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
                 f"no Ray cluster answers at RAY_ADDRESS={address}: unset it or start one"
             ) from error
     else:
-        # The dashboard stays on: Ray Train frees the CPUs of stopped trials through its state API,
-        # and finds it by this variable. Without it a second cluster on the machine makes the
-        # look-up fail, and the search waits for those CPUs for ever (docs/decisions/session.md).
-        port = free_port()
-        os.environ[_STATE_API] = f"http://127.0.0.1:{port}"
         os.environ.update({n: os.environ.get(n, value) for n, value in _KEPT_IDLE.items()})
-        ray.init("local", include_dashboard=True, dashboard_port=port, **quiet)
+        # Its processes take seconds of the start, and nobody looks (docs/decisions/session.md).
+        ray.init("local", include_dashboard=False, **quiet)
     # Of a cluster that was joined nothing is ours.
     roots = [] if address else [p for p in psutil.Process().children() if p not in before]
     try:
@@ -87,7 +82,6 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
         started = [process for root in roots for process in (root, *_below(root))]
         ray.shutdown()
         _wait_until_gone(started)
-        os.environ.pop(_STATE_API, None)
 
 
 @contextlib.contextmanager
@@ -146,7 +140,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def _wait_until_gone(processes: list[psutil.Process]) -> None:
-    """Ray's dashboard takes some seconds to notice that its cluster has ended."""
+    """Ray's agents take some seconds to notice that their cluster has ended."""
     _, left = psutil.wait_procs(processes, timeout=_GONE_WITHIN_S)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):

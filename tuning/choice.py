@@ -51,16 +51,12 @@ def choose_trial(
     if choose == "best":
         return Choice(best, f"the best {objective.title} of {among}")
     lowest = lowest_of_interval(best)
-    bound = (
-        f"{lowest:.4f}, the end of the 95 % interval of the best, trial {best.number} with "
-        f"{objective.value(best):.4f}"
-    )
+    leader = f"the best, trial {best.number} with {objective.value(best):.4f}"
+    bound = f"{lowest:.4f}, the end of the 95 % interval of {leader}"
     if recipe in fit and objective.value(recipe) > lowest:
         lowest = objective.value(recipe)
-        bound = (
-            f"{lowest:.4f}, which the recipe's own values have, trial {recipe.number}, within the "
-            f"95 % interval of the best, trial {best.number} with {objective.value(best):.4f}"
-        )
+        rest = "the best" if recipe is best else f"within the 95 % interval of {leader}"
+        bound = f"{lowest:.4f}, that of the recipe's own values, trial {recipe.number}: {rest}"
     near = [
         trial
         for trial in front(fit, (objective, OBJECTIVES["latency_ms"]))

@@ -180,6 +180,10 @@ class Desk:
             self._is_over = True
             self._change.notify_all()
 
+    async def is_at_work(self) -> bool:
+        """Whether a lane has a job that it has not ended."""
+        return bool(self._in_lane)
+
     async def closing(self) -> None:
         """Return when the desk closes."""
         async with self._change:

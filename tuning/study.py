@@ -5,15 +5,16 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import ray
 import ray.tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.tune.search import Searcher
 
 from ctray.config import Recipe
@@ -33,6 +34,10 @@ from tuning.trials import State, Trial, write_table
 
 _ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
 _LATENCY = OBJECTIVES["latency_ms"]
+# A lane without a trial is home by then, unless it never started.
+_HOME_S = 20.0
+# What a lane has to come to its next look, some steps away, and to save.
+_SAVED_S = 600.0
 # A trial's actor that dies comes back so often.
 _ACTOR_RESTARTS = 3
 # After so many deadly trials in one command it is not the trials.
@@ -192,18 +197,19 @@ class _Run:
         with (
             _environment(_TUNE_ENV),
             tempfile.TemporaryDirectory(prefix="ctray-", ignore_cleanup_errors=True) as scratch,
-            ThreadPoolExecutor(self.study.plan.runs) as threads,
         ):
 
             def close(*_: object) -> None:
                 self.is_over.set()
                 self.desk.close.remote()
 
-            lanes: list[Future[Any]] = []
-            for lane in range(self.study.plan.runs):
-                lanes.append(threads.submit(self.lane, lane, f"{scratch}/lane-{lane}"))
+            lanes = [
+                self.begin_lane(number, f"{scratch}/lane-{number}")
+                for number in range(self.study.plan.runs)
+            ]
+            for lane in lanes:
                 # Without a lane nothing moves; that it went home at the end says nothing new.
-                lanes[-1].add_done_callback(close)
+                lane.add_done_callback(close)
             timer = threading.Timer(self.limits.time_budget_s or 0.0, close)
             if self.limits.time_budget_s is not None:
                 timer.start()
@@ -215,15 +221,40 @@ class _Run:
             finally:
                 timer.cancel()
                 close()
+                self.wait_for(lanes)
         # Tune keeps handles of it. (Else the end of this process frees it.)
         ray.kill(self.desk)
         if self.error is not None:
             raise self.error
-        for future in lanes:
-            future.result()
+        for lane in lanes:
+            if lane.done():
+                lane.result()
+
+    def begin_lane(self, number: int, scratch: str) -> Future[None]:
+        """Run a lane in a thread, for which the end of this process does not wait."""
+        future: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self.lane(number, scratch)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=run, name=f"lane {number}", daemon=True).start()
+        return future
+
+    def wait_for(self, lanes: list[Future[None]]) -> None:
+        """Let lanes save and go home; one that waits for a busy cluster's CPUs is left."""
+        deadline = time.monotonic() + _SAVED_S
+        with contextlib.suppress(RayError):
+            while wait(lanes, timeout=_HOME_S).not_done and time.monotonic() < deadline:
+                if not ray.get(self.desk.is_at_work.remote()):
+                    return
 
     def lane(self, number: int, scratch: str) -> None:
-        """Run a lane until the desk closes; its thread waits here."""
+        """Run a lane until the desk closes."""
         config = {"desk": self.desk, "lane": number}
         # A trial ends with the second death of its process, and the lane goes on with the next.
         restarts = 2 * (min(self.limits.trials, _DEADLY_TRIALS) + 1)

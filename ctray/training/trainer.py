@@ -17,6 +17,9 @@ import ray.train
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -52,6 +55,7 @@ _MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
+_NOT_NEEDED = (DatasetsCallback, PlacementGroupCleanerCallback)
 # The actor between worker and driver: when it dies a new one takes its place.
 _MESSENGER = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 # Longer no dead cluster is waited for.
@@ -62,9 +66,10 @@ class Trainer(DataParallelTrainer):
     """Ray Train's trainer, less what our commands have or do themselves."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        # The stream is ours: no process is needed for data sets of Ray Train's.
+        # Two processes less. The stream is ours, not a data set of Ray Train's; and a command ends
+        # with its controller, and its placement group with it: nobody need watch over the group.
         callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
+        return [one for one in callbacks if not isinstance(one, _NOT_NEEDED)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         # Ray's would stay after the run, and end the process with 0: Ctrl-C is to be an exception.
@@ -152,6 +157,8 @@ def build_trainer(
         scratch: local folder for what Ray Train itself writes; nothing of it is read again.
         restarts: how often workers that die are replaced.
     """
+    # The first that the controller asks something of: it starts while the controller does.
+    get_or_create_autoscaling_coordinator()
     resources = {"CPU": plan.cpus} | ({"GPU": plan.gpu_share} if plan.gpu else {})
     return Trainer(
         cast(Any, loop),
@@ -294,8 +301,6 @@ def _run(
     refit_of: str | None = None,
 ) -> Row:
     """Fit with somebody listening."""
-    # The first that the controller asks something of: it starts while the controller does.
-    get_or_create_autoscaling_coordinator()
     messages = Queue(actor_options=_MESSENGER)
     finished, silent = False, threading.Event()
     with (

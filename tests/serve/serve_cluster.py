@@ -15,14 +15,15 @@ if __name__ == "__main__":
         import ray
         from ray import serve as ray_serve
 
-        from ctray.session import ray_session
+        from ctray.session import free_port
 
-        with ray_session():
-            node = ray._private.worker._global_node
-            assert node is not None
-            addresses = {"dashboard": f"http://{node.webui_url}", "cluster": node.gcs_address}
-            print(json.dumps(addresses), flush=True)
-            try:
-                sys.stdin.read()
-            finally:
-                ray_serve.shutdown()
+        ray.init("local", include_dashboard=True, dashboard_port=free_port(), log_to_driver=False)
+        node = ray._private.worker._global_node
+        assert node is not None
+        addresses = {"dashboard": f"http://{node.webui_url}", "cluster": node.gcs_address}
+        print(json.dumps(addresses), flush=True)
+        try:
+            sys.stdin.read()
+        finally:
+            ray_serve.shutdown()
+            ray.shutdown()

@@ -53,7 +53,7 @@ def test_none_is_chosen_that_scores_below_the_recipe_one_had_before() -> None:
     choice = choose_trial(trials, F1, "fastest", None, lambda best: 0.905, recipe)
     assert choice is not None
     assert choice.trial is recipe
-    assert "0.9200, which the recipe's own values have, trial 0" in choice.rule
+    assert "0.9200, that of the recipe's own values, trial 0: within" in choice.rule
     # One that beats it and is as quick takes its place; one over the budget sets no bound.
     quicker = trial(3, 0.925, 4.0)
     choice = choose_trial([*trials, quicker], F1, "fastest", None, lambda best: 0.905, recipe)

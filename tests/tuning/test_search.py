@@ -1,7 +1,11 @@
 """The search on a real cluster: trials end, what matters is kept, and a second command goes on."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +14,10 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import ray
 import yaml
-from ray.util.state import list_actors, list_placement_groups
+from ray._private.state import actors
+from ray.util import placement_group_table
 
 from ctray.bundle import Bundle
 from ctray.config import Recipe
@@ -282,14 +288,48 @@ def test_the_command_keeps_the_study_elsewhere_begins_with_another_ones_best_and
     assert Bundle.load(production(registry)).digest == bundle.digest
 
 
+def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_path: Path) -> None:
+    @ray.remote(num_cpus=1.5)
+    class Other:
+        def ready(self) -> None:
+            pass
+
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    address = ray.get_runtime_context().gcs_address
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    words = ("--data", store.root, "--out", tmp_path / "study", "--max-epochs", 1)
+    search = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tuning.search", "--space", str(tmp_path / "space.yaml")),
+            *map(str, words),
+        ],
+        env=os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert search.stdout is not None
+        assert any(line.startswith("trial 0: begins") for line in search.stdout)
+        search.send_signal(signal.SIGINT)
+        _, error = search.communicate(timeout=120)
+    finally:
+        search.kill()
+        ray.kill(other)
+    assert search.returncode == 130, error
+    assert "Traceback" not in error
+
+
 # Before the one that is interrupted, whose trial Ray frees when the process ends.
 def test_studies_leave_no_placement_group_and_no_actor(trials: list[Trial]) -> None:
     ours = ("RayTrainWorker", "TrainController", "Desk", "TrialRun")
 
     def busy() -> list[str]:
-        groups = [g.placement_group_id for g in list_placement_groups() if g.state == "CREATED"]
-        actors = [a.class_name for a in list_actors() if a.state == "ALIVE"]
-        return groups + [name for name in actors if name.startswith(ours)]
+        tables = placement_group_table().values()
+        groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
+        alive = [one["ActorClassName"] for one in actors(actor_state_name="ALIVE").values()]
+        return groups + [name for name in alive if name.startswith(ours)]
 
     # Ray frees a group a second or so after its run.
     deadline = time.monotonic() + 60
