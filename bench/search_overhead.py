@@ -24,7 +24,7 @@ from kit import alone, arguments, emit, images, in_turn, note, prepared, search
 
 from ctray.data.store import Store
 
-TRIALS, ROUNDS, IMAGE_SIZE = 8, 2, 96
+TRIALS, IMAGE_SIZE = 8, 96
 SPACE = f"""
 backbone: {{choice: [small_cnn]}}
 image_size: {{choice: [{IMAGE_SIZE}]}}
@@ -78,7 +78,7 @@ def seconds(store: Store, trials: int, at_a_time: int) -> float:
 def main() -> None:
     """Run the bench."""
     options = arguments(__doc__ or "")
-    rounds, trials = (1, 2) if options.quick else (ROUNDS, TRIALS)
+    trials = 2 if options.quick else TRIALS
     with images(options) as folder, tempfile.TemporaryDirectory() as root:
         note(f"images: {folder}")
         store = prepared(folder, Path(root) / "store")
@@ -93,7 +93,7 @@ def main() -> None:
                 "documented": partial(documented, store, trials),
                 "two": partial(seconds, store, trials, 2),
             },
-            rounds,
+            1,
         )
         beyond = {name: value / trials - epoch for name, value in took.items()}
         row = f"a trial beyond its training, {trials} of one epoch"
