@@ -20,7 +20,7 @@ _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
 _NOT_BENCHES = {"kit", "run", "plain_loop", "plain_torch", "tune_over_train", "deck"}
 _HEAD = """# Benchmarks
 
-Ours and the peer's are measured in turn in one run, medians; what else ran on the
+Ours and the peer's are measured in turn in one run, medians of its rounds; what else ran on the
 machine met both. The bar is for the ratio, or for ours where there is no peer.
 `make bench` runs all, `python bench/run.py NAME` one.
 """
@@ -28,12 +28,11 @@ machine met both. The bar is for the ratio, or for ours where there is no peer.
 
 def main() -> None:
     """Run the benches named, or all, one after the other."""
-    names = [word for word in sys.argv[1:] if not word.startswith("-")]
-    options = [word for word in sys.argv[1:] if word.startswith("-")]
     known = sorted({path.stem for path in _HERE.glob("*.py")} - _NOT_BENCHES)
-    for name in names or known:
-        if name not in known:
-            sys.exit(f"no bench {name!r}; there are: {', '.join(known)}")
+    names = [word for word in sys.argv[1:] if word in known]
+    options = [word for word in sys.argv[1:] if word not in known]
+    if options and not options[0].startswith("-"):
+        sys.exit(f"no bench {options[0]!r}; there are: {', '.join(known)}")
     for name in names or known:
         command = [sys.executable, str(_HERE / f"{name}.py"), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

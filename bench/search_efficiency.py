@@ -63,7 +63,7 @@ def main() -> None:
             goal = max(theirs)
             reached = next((n for n, score in enumerate(ours, 1) if score >= goal), None)
             note(f"seed {seed}: {goal:.4f} after {len(theirs)} epochs at random, ours {reached}")
-            # Not reached: what it trained in vain, and more than the bar allows.
+            # Not reached: more than the bar allows.
             ratios.append((reached or len(theirs)) / len(theirs))
     emit(
         "search_efficiency",

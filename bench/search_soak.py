@@ -5,6 +5,7 @@ join (`RAY_ADDRESS`), so that what one leaves the next would meet. After each on
 actors and placement groups, the searches' processes and the temporary folders are counted.
 """
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -39,7 +40,10 @@ def folders() -> set[str]:
 
 def processes() -> dict[int, str]:
     """Processes of this bench, but those that the cluster keeps for whoever comes next."""
-    named = {one.pid: one.name() for one in psutil.Process().children(recursive=True)}
+    named = {}
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            named[one.pid] = one.name()
     return {pid: name for pid, name in named.items() if not name.startswith("ray::")}
 
 
@@ -47,7 +51,12 @@ def left_behind(known_folders: set[str], known: dict[int, str]) -> list[str]:
     """What is still there of a search that has ended."""
     tables = placement_group_table().values()
     groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
-    alive = [one["ActorClassName"] for one in actors(actor_state_name="ALIVE").values()]
+    # Ray Data keeps an actor or two for all who use the cluster.
+    alive = [
+        one["ActorClassName"]
+        for one in actors(actor_state_name="ALIVE").values()
+        if not one["IsDetached"]
+    ]
     left = [name for pid, name in processes().items() if pid not in known]
     return [*groups, *alive, *(folders() - known_folders), *left]
 

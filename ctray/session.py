@@ -25,7 +25,7 @@ _KEPT_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
 _LOOK_S = 0.5
-# Above those of Ray's workers, below those that systems give to outgoing connections.
+# Above those of Ray's workers, below those that Linux gives to outgoing connections by default.
 _PORTS = range(20_000, 32_768)
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",

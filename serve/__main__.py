@@ -59,7 +59,7 @@ def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> N
     loaded = Bundle.load(uri)
     _check_free(host, port)
     with _ingress_environment():
-        # Ray reads its settings from the environment when it is imported.
+        # Ray Serve reads its settings from the environment when it is imported.
         from ctray.session import ray_session
         from serve import app
 

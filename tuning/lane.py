@@ -27,8 +27,13 @@ def lane_loop(config: dict[str, Any]) -> None:
     Args:
         config: `desk` and `lane`.
     """
+    import ray.train.torch
     import torch
 
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        # Before the workers first speak to each other.
+        torch.cuda.set_device(device)
     desk, lane = config["desk"], config["lane"]
     over = desk.closing.remote()
     while (job := from_first(lambda: ray.get(desk.take.remote(lane)))) is not None:

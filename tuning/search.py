@@ -20,7 +20,7 @@ from ctray.config import Recipe, recipe_file
 from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.source import check_data, open_or_prepare
 from ctray.errors import UserError
-from ctray.session import ray_session
+from ctray.session import import_meanwhile, ray_session
 from ctray.storage import new_folder, write_bytes
 from ctray.training.plan import make_plan
 from tuning.board import Board
@@ -36,8 +36,6 @@ from tuning.tracking import followed
 # What a search without data shows takes some minutes on two cores.
 _EMBEDDED_IMAGES_PER_CLASS, _EMBEDDED_EPOCHS = 90, 4
 _TRIALS = 8
-# More than fit into a time budget; that ends the search.
-_AS_MANY_AS_FIT = 1_000_000
 _SETTINGS, _LOCK = "study.json", ".lock"
 _TRIALS_HELP = f"Default: {_TRIALS}, or as many as fit into --time-budget."
 _DATA_HELP = "Store, or folder with one sub-folder a class; default: embedded synthetic images."
@@ -122,7 +120,8 @@ def main(
         raise UserError("there is no interval for --objective loss: add --choose best")
     # A mistake in it shows now.
     make_sampler(sampler, seed, [one.name for one in objectives], latency_budget_ms)
-    at_most = trials or (_TRIALS if budget is None else _AS_MANY_AS_FIT)
+    # Without a number the time budget ends the search.
+    at_most = _TRIALS if trials is None and budget is None else trials
     limits = Limits(at_most, budget, pruner)
     settings: dict[str, Any] = {
         "data": None if data is None else str(data.resolve()),
@@ -136,15 +135,18 @@ def main(
     else:
         check_data(data)
     earlier = [point for folder in warm_start or () for point in warm_points(folder, checked)]
-    with study_folder(out, settings) as study_id, ray_session(verbose):
+    with (
+        study_folder(out, settings) as study_id,
+        # What Optuna's storage imports when it opens.
+        import_meanwhile("alembic.command"),
+        ray_session(verbose),
+    ):
         plan = make_plan(
             workers=workers_per_trial, runs=at_a_time, at_most=at_most, gpu_share=gpus_per_trial
         )
-        count = f"{at_most} trials"
-        if at_most == _AS_MANY_AS_FIT:
-            count = f"as many trials as fit into {time_budget},"
+        count = f"{at_most} trials" if at_most else f"as many trials as fit into {time_budget},"
         print(f"plan: {count} of at most {base.epochs} epochs, {plan}", flush=True)
-        if plan.runs == 1 and at_a_time is None and not plan.gpu and at_most > 1:
+        if plan.runs == 1 and at_a_time is None and not plan.gpu and at_most != 1:
             print("one trial at a time: two would share the cores, and know less of each other")
         folder = embedded_data(out, seed) if data is None else data
         store = open_or_prepare(folder, out / "store")
@@ -160,8 +162,8 @@ def main(
             settings | {"fingerprint": store.fingerprint, "owner": study_id},
         )
         first = checked.point(base)
-        if not first:
-            print(f"the values of the recipe {recipe} lie outside this space: no trial has them")
+        if not first or set(first[0]) != set(checked.active(first[0])):
+            print(f"no trial has all values of the recipe {recipe}: some lie outside this space")
         memory.enqueue([*first, *earlier])
         study = Study(
             *(study_id, memory, checked, base, objectives),

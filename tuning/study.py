@@ -34,6 +34,8 @@ from tuning.trials import State, Trial, write_table
 
 _ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
 _LATENCY = OBJECTIVES["latency_ms"]
+# So many in a row that need no training, too slow ones or mistakes: there are no others.
+_IN_VAIN = 50
 # A lane without a trial is home by then, unless it never started.
 _HOME_S = 20.0
 # What a lane has to come to its next look, some steps away, and to save.
@@ -114,12 +116,12 @@ class Limits:
     """How much is searched.
 
     Attributes:
-        trials: in the whole study, those of earlier commands included.
+        trials: in the whole study, those of earlier commands included. None: no limit.
         time_budget_s: of this command; then nothing goes on. None: no limit.
         pruner: who ends trials that are behind.
     """
 
-    trials: int
+    trials: int | None
     time_budget_s: float | None = None
     pruner: Pruner = "asha"
 
@@ -189,7 +191,8 @@ class _Run:
 
     def has_more(self) -> bool:
         """Whether a trial is left to run."""
-        return bool(self.to_go_on) or self.begun < self.limits.trials
+        most = self.limits.trials
+        return bool(self.to_go_on) or most is None or self.begun < most
 
     def go(self) -> None:
         """Run trials until there are no more, or the time is up."""
@@ -222,8 +225,9 @@ class _Run:
                 timer.cancel()
                 close()
                 self.wait_for(lanes)
-        # Tune keeps handles of it. (Else the end of this process frees it.)
-        ray.kill(self.desk)
+        # Tune keeps handles of it. A lane that is left may still ask, and is to hear the end.
+        if all(lane.done() for lane in lanes):
+            ray.kill(self.desk)
         if self.error is not None:
             raise self.error
         for lane in lanes:
@@ -257,7 +261,7 @@ class _Run:
         """Run a lane until the desk closes."""
         config = {"desk": self.desk, "lane": number}
         # A trial ends with the second death of its process, and the lane goes on with the next.
-        restarts = 2 * (min(self.limits.trials, _DEADLY_TRIALS) + 1)
+        restarts = 2 * (min(self.limits.trials or _DEADLY_TRIALS, _DEADLY_TRIALS) + 1)
         trainer = build_trainer(lane_loop, config, self.study.plan, scratch, restarts)
         fit(trainer, "run the same command again", "--concurrency or --workers-per-trial")
 
@@ -289,7 +293,9 @@ class _Run:
 
     def next_job(self) -> TrialJob | None:
         """The next trial that is worth a lane; None when there are no more."""
-        while self.has_more() and not self.is_over.is_set():
+        for _ in range(_IN_VAIN):
+            if not self.has_more() or self.is_over.is_set():
+                return None
             if self.to_go_on:
                 number, params = self.memory.begin(self.to_go_on.pop(0))
             else:

@@ -5,11 +5,13 @@ from: in the driver and in the controller, which takes each of them seconds. Thi
 does from within the workers, who need torch anyway, and lets them import it while they start.
 """
 
+import contextlib
 import os
 import threading
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
@@ -38,7 +40,8 @@ class LazyTorchBackend(Backend):
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """End it, and free what GPUs hold."""
         leaving = worker_group.execute_async(_leave, len(worker_group) > 1)
-        ray.wait(leaving, num_returns=len(leaving), timeout=_SHUTDOWN_S)
+        with contextlib.suppress(GetTimeoutError):
+            ray.get(leaving, timeout=_SHUTDOWN_S)
 
 
 class LazyTorchConfig(BackendConfig):

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.timeout(900)
 # Ray's two agents of a node look for their dead parent now and then; all the rest goes at once.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ResourceTrainable"
+# Long enough to be met in a trial's midst.
+EPOCHS = 5
+ALL = [1.0, 2.0, 3.0, 4.0, 5.0]
 ENDED = {TrialState.COMPLETE, TrialState.PRUNED}
 SPACE = """
 backbone: {choice: [small_cnn]}
@@ -69,16 +72,16 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
     data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
-    arguments = search(data, out, "--trials", "7", "--max-epochs", "3", "--pruner", "none")
+    arguments = search(data, out, "--trials", "7", "--max-epochs", str(EPOCHS), "--pruner", "none")
     with running(*arguments) as command:
-        command.wait_for(lambda: command.says("epoch 1 of 3"), "a first evaluation")
+        command.wait_for(lambda: command.says(f"epoch 1 of {EPOCHS}"), "a first evaluation")
         kill([command.process_named(WORKER)])
         command.wait_for(begun(out, 2), "the next trial after a worker died")
         first = study(out)[0]
         assert first.state == TrialState.COMPLETE
-        assert [row["epoch"] for row in first.user_attrs["rows"]] == [1.0, 2.0, 3.0]
+        assert [row["epoch"] for row in first.user_attrs["rows"]] == ALL
         # As the kernel ends a process that is out of memory, each time.
-        command.wait_for(lambda: command.says("trial 1: epoch 1 of 3"), "the second trial")
+        command.wait_for(lambda: command.says(f"trial 1: epoch 1 of {EPOCHS}"), "the second trial")
         kill([command.process_named(WORKER)])
         command.wait_for(lambda: command.says("trial 1: goes on from step"), "it to go on")
         kill([command.process_named(WORKER)])
@@ -111,7 +114,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
             assert old.datetime_complete == new.datetime_complete
     for trial in after:
         if trial.state == TrialState.COMPLETE:
-            assert [row["epoch"] for row in trial.user_attrs["rows"]] == [1.0, 2.0, 3.0]
+            assert [row["epoch"] for row in trial.user_attrs["rows"]] == ALL
     table = pd.read_csv(out / "trials.csv")
     assert table["starts"].max() > 1
     assert list(table["state"]).count("failed") == 1

@@ -1,13 +1,18 @@
 """Objectives, the front and the choice."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ctray.config import Recipe
 from ctray.errors import UserError
 from tuning.choice import choose_trial
+from tuning.finish import recipes_own
 from tuning.objectives import OBJECTIVES, best_of, front, parse_objectives
+from tuning.space import Space
 from tuning.trials import State, Trial
 
 pytestmark = pytest.mark.fast
@@ -70,6 +75,19 @@ def test_a_recipe_that_is_far_behind_sets_no_bound() -> None:
     assert choice is not None
     assert choice.trial.number == 2
     assert "0.9050" in choice.rule
+
+
+def test_the_recipes_own_trial_is_the_finished_one_with_all_of_its_values() -> None:
+    values = {"image_size": {"choice": [160, 192]}, "lr": {"low": 1e-4, "high": 1e-2}}
+    recipe = Recipe(image_size=192, lr=2e-3, small_share=0)
+    study: Any = SimpleNamespace(space=Space(values, recipe), base=recipe)
+    other = replace(trial(0, 0.9, 5.0), params={"image_size": 160, "lr": 2e-3})
+    own = replace(trial(1, 0.9, 5.0), params={"image_size": 192, "lr": 2e-3})
+    assert recipes_own(study, [other, own]) is own
+    assert recipes_own(study, [other, replace(own, state="pruned")]) is None
+    # A part of its values is another model.
+    study.space = Space(values | {"lr": {"low": 1e-4, "high": 1e-3}}, recipe)
+    assert recipes_own(study, [other, own]) is None
 
 
 def test_a_small_loss_is_better() -> None:

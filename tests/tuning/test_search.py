@@ -1,5 +1,6 @@
 """The search on a real cluster: trials end, what matters is kept, and a second command goes on."""
 
+import itertools
 import json
 import os
 import re
@@ -239,9 +240,8 @@ def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
     assert "batch_size=100000 is larger than" in trials[2].reason
     assert trials[3].reason.startswith("its process died twice: ")
     assert str(study.bundle(3)) in trials[3].reason
-    # Side by side: the second began before the first had ended.
-    assert trials[1].started < trials[0].started + trials[0].seconds
-    assert {trials[0].lane, trials[1].lane} == {0, 1}
+    # While one lane got new processes for the one that raised, the other went on.
+    assert {trial.lane for trial in trials if trial.rows} == {0, 1}
 
 
 def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(
@@ -251,8 +251,10 @@ def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(
     study = study_of(
         store, tmp_path, objectives=("macro_f1", "latency_ms"), latency_budget_ms=1e-6, workers=2
     )
-    trials = run_trials(study, Limits(3), told)
+    # Without a number of trials, too: it sees that there are no others.
+    trials = run_trials(study, Limits(None), told)
     assert {trial.state for trial in trials} == {"pruned"}
+    assert len(trials) < 100
     assert all("too slow" in trial.reason and "1e-06 ms" in trial.reason for trial in trials)
     assert told.rows == []
     with pytest.raises(UserError, match="no finished trial answers within"):
@@ -279,7 +281,8 @@ def test_the_command_keeps_the_study_elsewhere_begins_with_another_ones_best_and
         promote=True,
         registry=registry,
     )
-    (only,) = optuna.load_study(study_name="mine", storage=storage).trials
+    known = optuna.load_study(study_name="mine", storage=storage)
+    (only,) = known.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     best = max((t for t in trials if t.state == "finished"), key=lambda trial: trial.score)
     assert only.params == best.params
     assert len(only.values) == 2
@@ -289,7 +292,8 @@ def test_the_command_keeps_the_study_elsewhere_begins_with_another_ones_best_and
 
 
 def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_path: Path) -> None:
-    @ray.remote(num_cpus=1.5)
+    # Too few are left for a lane, and enough for the rest.
+    @ray.remote(num_cpus=ray.cluster_resources()["CPU"] - 0.5)
     class Other:
         def ready(self) -> None:
             pass
@@ -298,7 +302,7 @@ def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_pa
     ray.get(other.ready.remote())
     address = ray.get_runtime_context().gcs_address
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    words = ("--data", store.root, "--out", tmp_path / "study", "--max-epochs", 1)
+    words = ("--data", store.root, "--out", tmp_path / "study", "--time-budget", "1h")
     search = subprocess.Popen(
         [
             *(sys.executable, "-m", "tuning.search", "--space", str(tmp_path / "space.yaml")),
@@ -311,7 +315,9 @@ def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_pa
     )
     try:
         assert search.stdout is not None
-        assert any(line.startswith("trial 0: begins") for line in search.stdout)
+        said = list(itertools.takewhile(lambda line: "trial 0: begins" not in line, search.stdout))
+        # What is not said is the recipe's and the budget's.
+        assert "as many trials as fit into 1h, of at most 8 epochs" in "".join(said)
         search.send_signal(signal.SIGINT)
         _, error = search.communicate(timeout=120)
     finally:
