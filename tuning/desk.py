@@ -44,9 +44,9 @@ class TrialJob(TypedDict):
 class Event(TypedDict):
     """Something that a trial waits for.
 
-    `start`: a `lane` begins after `step` steps; `row`: an evaluation; `model`: latency and size;
-    `end`: nothing follows, `content` has `ended` (finished, stopped, cut, slow or failed) and
-    `reason`.
+    `start`: a `lane` begins after `step` steps, its process having died `deaths` times; `row`: an
+    evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended` (finished,
+    stopped, cut, slow or failed) and `reason`.
     """
 
     kind: Kind
@@ -150,6 +150,8 @@ class Desk:
                 if content["evaluation"] <= case.rows:
                     return
                 case.rows = content["evaluation"]
+            elif kind == "start":
+                content = content | {"deaths": case.deaths}
             self._add(number, kind, content)
 
     async def verdict(self, number: int, evaluation: int) -> Verdict:

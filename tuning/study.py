@@ -351,7 +351,8 @@ class _Run:
             return
         if result["kind"] == "start":
             self.memory.lane(number, result["lane"])
-            if result["step"]:
+            # A process that died before its first checkpoint was written begins again, at step 0.
+            if result["step"] or result["deaths"]:
                 self.listener.resume(number, result["step"])
         elif result["kind"] == "row":
             if result["evaluation"] > self.rows.get(number, 0):

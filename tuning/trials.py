@@ -28,7 +28,7 @@ class Trial:
         latency_ms: p50 of one image on the serving engine, prepared input to answer; unset before
             it was measured. Models of one architecture and image size share one figure.
         size_mb: of its weights, 10⁶ bytes.
-        starts: how often it was started; more than once when the search or its process was killed.
+        starts: how often it was started; more than once when the search was cut.
         lane: which workers trained it, of those that train side by side; unset when none did.
     """
 

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.timeout(900)
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ResourceTrainable"
 # Long enough to be met in a trial's midst.
-EPOCHS = 5
-ALL = [1.0, 2.0, 3.0, 4.0, 5.0]
+EPOCHS = 8
+ALL = [float(epoch) for epoch in range(1, EPOCHS + 1)]
 ENDED = {TrialState.COMPLETE, TrialState.PRUNED}
 SPACE = """
 backbone: {choice: [small_cnn]}

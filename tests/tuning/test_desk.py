@@ -69,6 +69,19 @@ def test_a_lane_waits_for_the_verdict_on_an_evaluation() -> None:
     run(scene())
 
 
+def test_a_start_tells_of_the_deaths_before_it() -> None:
+    async def scene() -> None:
+        desk = Desk()
+        await desk.submit(job(0))
+        for deaths in (0, 1):
+            await desk.take(0)
+            await desk.tell(0, "start", {"step": 0, "lane": 0})
+            start = (await desk.next(0, deaths))["content"]
+            assert start == {"step": 0, "lane": 0, "deaths": deaths}
+
+    run(scene())
+
+
 def test_evaluations_that_are_on_record_are_not_told_again() -> None:
     async def scene() -> None:
         desk = Desk()
