@@ -11,10 +11,12 @@ and measured is in docs/decisions/stream.md.
 
 import functools
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +33,8 @@ from ctray.data.preprocess import apply_tone, stored_to_input
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
 
+Block = TypeVar("Block")
+
 # A block costs some milliseconds of Ray's bookkeeping; this size makes that small.
 _BLOCK_BYTES = 16 * 2**20
 # The first blocks are small, so that the first batch comes soon.
@@ -39,6 +43,8 @@ _FIRST_ROWS = 64
 _PIECES_AN_EXECUTION = 256
 # Blocks that may wait in the object store for a worker that is slower than the tasks.
 _WAITING_BLOCKS = 4
+# Sleep of the scheduling loop between two steps: while a consumer waits, and while none does.
+_SHORT_S, _LONG_S = 0.005, 0.1
 # Augmenting is light beside training: reserve little, so that the tasks fit beside the workers.
 TASK_CPUS = 0.1
 
@@ -132,7 +138,7 @@ class Stream:
         for start in range(0, len(pieces), _PIECES_AN_EXECUTION):
             dataset = self._dataset(work, pieces[start : start + _PIECES_AN_EXECUTION])
             # Whole blocks come as views into the object store; so do the batches cut from them.
-            for block in dataset.iter_batches(batch_size=None):
+            for block in _fetched(dataset.iter_batches(batch_size=None)):
                 arrays = [np.asarray(block[name]) for name in ("image", "label", "position")]
                 for first in range(0, len(arrays[0]), batch_size):
                     yield Batch(*(array[first : first + batch_size] for array in arrays))
@@ -195,11 +201,30 @@ class _Pause(ExecutionCallback):
 
     It runs in the consumer's process. When the consumer is slower than the tasks, which training on
     a CPU always is, it has nothing to wait for, spins and takes the interpreter: two thirds of the
-    training speed were lost to it.
+    training speed were lost to it. It sleeps longer while the consumer has blocks to work on.
     """
 
+    # Whether a consumer waits for a block. Shared by the streams of a process, each of which goes
+    # on at least every `_LONG_S`: so one that clears it while another waits delays that a little.
+    hungry: ClassVar[threading.Event] = threading.Event()
+
     def on_execution_step(self, executor: object) -> None:
-        time.sleep(0.005)
+        if self.hungry.wait(_LONG_S):
+            time.sleep(_SHORT_S)
+
+
+def _fetched(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks, each of them waited for with the scheduling loop at its quickest."""
+    iterator = iter(blocks)
+    while True:
+        _Pause.hungry.set()
+        try:
+            block = next(iterator, None)
+        finally:
+            _Pause.hungry.clear()
+        if block is None:
+            return
+        yield block
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,10 @@ _RESTARTS = 5
 _STARTS = 30
 # Let glibc keep what a step frees for the next one. Ray runs the training in a thread, which glibc
 # gives memory of its own: there no block is above 64 MB, and each that is larger is mapped, and
-# faulted in page by page, in every step (docs/decisions/precision.md). Ray Data's tasks inherit it.
+# faulted in page by page, in every step. What is faulted in comes in pages of 2 MB where the system
+# gives them on request (docs/decisions/precision.md). Ray Data's tasks inherit it.
 _MALLOC = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
