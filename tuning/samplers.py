@@ -3,7 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -11,9 +11,31 @@ from optuna.trial import FrozenTrial
 
 from ctray.errors import UserError
 
-SamplerName = Literal["tpe", "gp", "cmaes", "random"]
+SamplerName = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 # Points drawn at random before TPE has something to go by; Optuna's ten are a whole short study.
 _RANDOM_STARTS = 5
+# Up to so many combinations a model of them has little to tell, and would draw the best again.
+_FEW = 64
+
+
+def choose_sampler(name: SamplerName, combinations: int | None) -> SamplerName:
+    """What `auto` means for a space of so many combinations (None: a range is continuous).
+
+    Raises:
+        UserError: `grid` for a space that has no end.
+    """
+    if name == "grid" and combinations is None:
+        raise UserError("--sampler grid needs lists and whole numbers only: this space has a range")
+    if name == "auto":
+        return "grid" if combinations is not None and combinations <= _FEW else "tpe"
+    return name
+
+
+class _Grid(optuna.samplers.BruteForceSampler):
+    """Every combination once, in random order."""
+
+    def after_trial(self, *_: Any, **__: Any) -> None:
+        """Do nothing: who asks counts, and there is no loop of Optuna's to stop."""
 
 
 def make_sampler(
@@ -23,10 +45,10 @@ def make_sampler(
 
     TPE with `multivariate` and `group` is the default: it takes conditional spaces and several
     objectives. The others are Optuna's Gaussian process, CMA-ES (numbers only: lists are drawn at
-    random; one objective) and random draws.
+    random; one objective), random draws, and every combination of a finite space once.
 
     Args:
-        name: which.
+        name: which, but `auto`.
         seed: of its draws.
         objectives: names.
         budget_ms: latency above which a trial does not count.
@@ -57,6 +79,8 @@ def make_sampler(
             )
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(n_startup_trials=_RANDOM_STARTS, seed=seed)
+        if name == "grid":
+            return _Grid(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -28,7 +28,7 @@ from tuning.choice import Choose
 from tuning.judge import Pruner
 from tuning.memory import Memory, shown, warm_points
 from tuning.objectives import parse_objectives
-from tuning.samplers import SamplerName, make_sampler
+from tuning.samplers import SamplerName, choose_sampler, make_sampler
 from tuning.space import Space, space_file
 from tuning.study import Limits, Study, recipe_of, run_trials
 from tuning.tracking import followed
@@ -70,7 +70,9 @@ def main(
     choose: Annotated[
         Choose, typer.Option(help="fastest within the interval of the best, or the best.")
     ] = "fastest",
-    sampler: Annotated[SamplerName, typer.Option(help="Of Optuna.")] = "tpe",
+    sampler: Annotated[
+        SamplerName, typer.Option(help="auto is tpe, and grid where there are few combinations.")
+    ] = "auto",
     pruner: Annotated[Pruner, typer.Option(help="Ends trials that are behind.")] = "asha",
     concurrency: Annotated[
         str, typer.Option(help="Trials at the same time: auto or a number.")
@@ -118,10 +120,14 @@ def main(
     objectives = parse_objectives(objective or ["macro_f1"])
     if objectives[0].name == "loss" and choose == "fastest":
         raise UserError("there is no interval for --objective loss: add --choose best")
+    combinations = checked.combinations
+    sampler = choose_sampler(sampler, combinations)
     # A mistake in it shows now.
     make_sampler(sampler, seed, [one.name for one in objectives], latency_budget_ms)
     # Without a number the time budget ends the search.
     at_most = _TRIALS if trials is None and budget is None else trials
+    if sampler == "grid" and combinations is not None:
+        at_most = min(at_most or combinations, combinations)
     limits = Limits(at_most, budget, pruner)
     settings: dict[str, Any] = {
         "data": None if data is None else str(data.resolve()),
@@ -146,6 +152,8 @@ def main(
         )
         count = f"{at_most} trials" if at_most else f"as many trials as fit into {time_budget},"
         print(f"plan: {count} of at most {base.epochs} epochs, {plan}", flush=True)
+        if sampler == "grid":
+            print(f"{at_most} of the {combinations} combinations of this space, none twice")
         if plan.runs == 1 and at_a_time is None and not plan.gpu and at_most != 1:
             print("one trial at a time: two would share the cores, and know less of each other")
         folder = embedded_data(out, seed) if data is None else data

@@ -8,9 +8,11 @@ choice, or take the place of one of the same key.
 
 import copy
 import difflib
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import optuna
 from optuna.distributions import (
@@ -184,6 +186,20 @@ class Space:
             return tuple(str(name) for name in distribution.choices)
         return (Recipe().backbone,)
 
+    @property
+    def combinations(self) -> int | None:
+        """How many points it has; None when one of its ranges is continuous."""
+        decide = dict.fromkeys(key for key, _ in self.conditional)
+        choices = (cast(CategoricalDistribution, self.distributions[key]).choices for key in decide)
+        count = 0
+        for values in itertools.product(*choices):
+            active = self.active(dict(zip(decide, values, strict=True)))
+            sizes = [_size(one) for key, one in active.items() if key not in decide]
+            if None in sizes:
+                return None
+            count += math.prod(size for size in sizes if size is not None)
+        return count
+
     def _dimensions(
         self, source: dict[str, Any], beside: dict[str, Any]
     ) -> dict[str, BaseDistribution]:
@@ -258,6 +274,14 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
         return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
     assert isinstance(distribution, FloatDistribution)
     return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+
+
+def _size(distribution: BaseDistribution) -> int | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return distribution.high - distribution.low + 1
+    return None
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -8,6 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ctray.config import Recipe, recipe_file
 from ctray.errors import UserError
+from tuning.samplers import choose_sampler, make_sampler
 from tuning.search import parse_concurrency, parse_duration
 from tuning.space import SPACES, Space, space_file
 from tuning.study import recipe_of
@@ -78,6 +79,41 @@ def test_a_choice_brings_ranges_of_its_own(tmp_path: Path) -> None:
         assert space.to_optuna(params) == trial.params
         study.tell(trial, params["lr"])
     assert seen == {"small_cnn", "resnet18"}
+
+
+FINITE = """
+backbone: {choice: [small_cnn, resnet18]}
+image_size: {choice: [64, 96]}
+when:
+  backbone:
+    small_cnn:
+      image_size: {choice: [64, 96, 128]}
+    resnet18:
+      freeze_epochs: {low: 0, high: 2}
+"""
+
+
+def test_the_combinations_of_a_finite_space_are_tried_once_each(tmp_path: Path) -> None:
+    space = load(tmp_path, FINITE)
+    assert space.combinations == 3 + 2 * 3
+    assert load(tmp_path, CONDITIONAL).combinations is None
+    assert choose_sampler("auto", None) == "tpe"
+    assert choose_sampler("auto", 1000) == "tpe"
+    assert choose_sampler("auto", 9) == "grid"
+    with pytest.raises(UserError, match="--sampler grid needs lists"):
+        choose_sampler("grid", None)
+    study = optuna.create_study(sampler=make_sampler("grid", 0, ["macro_f1"], None))
+    study.enqueue_trial({"backbone": "resnet18", "image_size": 96, "freeze_epochs@resnet18": 1})
+    seen = set()
+    # Two at a time, as two lanes ask.
+    waiting = study.ask()
+    seen.add(str(space.suggest(waiting)))
+    for _ in range(8):
+        trial = study.ask()
+        seen.add(str(space.suggest(trial)))
+        study.tell(waiting, state=optuna.trial.TrialState.PRUNED)
+        waiting = trial
+    assert len(seen) == 9
 
 
 def test_a_name_is_a_space_of_ours_or_a_file() -> None:
