@@ -1,9 +1,11 @@
 """Epochs that the search needs for the score that random search without pruning reaches.
 
-Random search trains every trial to its last epoch. Ours (TPE, ASHA) is stopped in the books at the
-first epoch of any trial whose score is at least random search's best. Both draw from one space over
-the embedded synthetic images, seed after seed; the figure is the median over seeds of the ratio of
-epochs. Trainings are real, and their number is what is counted: time does not matter here.
+Random search trains every trial to its last epoch. Ours (TPE, ASHA, the recipe's values first) is
+stopped in the books at the first epoch of any trial whose score is at least random search's best.
+Both draw from one space, seed after seed; the figure is the median over seeds of the ratio of
+epochs. The embedded synthetic images are few to learn from and many to be scored on: then no
+trial gets all of them right, and settings are told apart. Trainings are real, and their number is
+what is counted: time does not matter here.
 """
 
 import json
@@ -16,10 +18,12 @@ from pathlib import Path
 
 from kit import alone, emit, note, parser, prepared, search
 
-from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.data.phantom import MARKER_FILE, PhantomSpec, write_folder
 from ctray.data.store import Store
 
 SEEDS, TRIALS, EPOCHS = 5, 12, 9
+# Images of each class.
+SPLITS = {"train": 100, "val": 200, "test": 8}
 SPACE = """
 backbone: {choice: [small_cnn]}
 image_size: {choice: [64]}
@@ -29,6 +33,16 @@ label_smoothing: {low: 0.0, high: 0.3}
 augment.policy: {choice: [none, light, standard, strong]}
 augment.strength: {low: 0.1, high: 1.0}
 """
+
+
+def embedded(place: Path, quick: bool) -> Path:
+    """Synthetic images in three splits, other patients in each."""
+    for seed, (split, count) in enumerate(SPLITS.items()):
+        spec = PhantomSpec(images_per_class=8 if quick else count, size=96, seed=seed)
+        # Its table's patients are numbered alike in every split.
+        (write_folder(spec, place / split) / "metadata.csv").unlink()
+    (place / MARKER_FILE).touch()
+    return place
 
 
 def scores(store: Store, seed: int, trials: int, epochs: int, *more: str) -> list[float]:
@@ -53,8 +67,7 @@ def main() -> None:
     ratios = []
     with tempfile.TemporaryDirectory() as root:
         place = Path(root)
-        spec = PhantomSpec(images_per_class=40 if options.quick else 150, size=96, seed=0)
-        store = prepared(write_folder(spec, place / "images"), place / "store")
+        store = prepared(embedded(place / "images", options.quick), place / "store")
         for seed in range(seeds):
             given = (store, seed, trials, epochs)
             theirs = scores(*given, "--sampler", "random", "--pruner", "none")
@@ -62,7 +75,10 @@ def main() -> None:
             ours = scores(store, seed, 2 * trials, epochs)
             goal = max(theirs)
             reached = next((n for n, score in enumerate(ours, 1) if score >= goal), None)
-            note(f"seed {seed}: {goal:.4f} after {len(theirs)} epochs at random, ours {reached}")
+            note(
+                f"seed {seed}: {goal:.4f} after {len(theirs)} epochs at random, ours {reached} "
+                f"of {len(ours)}, in the end {max(ours):.4f}"
+            )
             # Not reached: more than the bar allows.
             ratios.append((reached or len(theirs)) / len(theirs))
     emit(

@@ -1,9 +1,12 @@
 """Which trials go on: Tune's scheduler over everything that the study remembers."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
@@ -22,7 +25,8 @@ class Judge(FIFOScheduler):
     """Notes what every trial reports, and says which are to end before their last epoch.
 
     ASHA or Hyperband are Tune's, by the epoch. A search that goes on replays what it remembers
-    into them; Hyperband draws the brackets of its trials anew then.
+    into them; Hyperband draws the brackets of its trials anew then. A trial that they would end
+    goes on all the same while what it lacks is within the error of a score on so few records.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Judge(FIFOScheduler):
         self._on_event, self._on_prune = on_event, on_prune
         self._inner: AsyncHyperBandScheduler | None = None
         self._rows: dict[int, tuple[dict[str, Any], ...]] = {}
+        # By epoch what every trial scored that came so far.
+        self._scores: dict[float, list[float]] = defaultdict(list)
         if pruner != "none" and epochs > 1:
             self._inner = AsyncHyperBandScheduler(
                 time_attr="epoch",
@@ -89,7 +95,9 @@ class Judge(FIFOScheduler):
             reason = _GUESSING
         elif self._inner is not None:
             decision = self._inner.on_trial_result(tune_controller, trial, result)
-            reason = _BEHIND if decision == TrialScheduler.STOP else ""
+            is_behind = decision == TrialScheduler.STOP and not self._may_be_chance(result)
+            reason = _BEHIND if is_behind else ""
+            self._scores[result["epoch"]].append(result[self._objective.row_key])
         if not reason:
             return TrialScheduler.CONTINUE
         self._on_prune(number, reason.format(epoch=result["epoch"]))
@@ -110,6 +118,17 @@ class Judge(FIFOScheduler):
         halfway = row["epoch"] >= max(2, self._epochs / 2)
         return halfway and row["train_accuracy"] <= 1 / self._classes
 
+    def _may_be_chance(self, row: dict[str, Any]) -> bool:
+        """Whether the better third is within a standard error of a trial's share of right answers.
+
+        Binomial, as if macro-F1 were an accuracy. A loss has no such error: it is what it is.
+        """
+        score, others = row[self._objective.row_key], self._scores[row["epoch"]]
+        if self._objective.direction == "minimize" or not others:
+            return False
+        error = math.sqrt(score * (1 - score) / row["val_records"])
+        return score + error >= np.percentile(others, 100 * (1 - 1 / _REDUCTION))
+
     def _replay(self, trial: Any, rows: Iterable[dict[str, Any]]) -> None:
         if self._inner is None:
             return
@@ -117,6 +136,7 @@ class Judge(FIFOScheduler):
         for row in rows:
             if row["epoch"] < self._epochs:
                 self._inner.on_trial_result(None, trial, row)  # type: ignore[arg-type]
+                self._scores[row["epoch"]].append(row[self._objective.row_key])
 
 
 def _number(trial: TuneTrial) -> int:

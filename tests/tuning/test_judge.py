@@ -27,23 +27,31 @@ class Ledger:
             on_prune=self.pruned.__setitem__,
         )
 
-    def run(self, number: int, scores: list[float], first: int = 1, accuracy: float = 0.9) -> int:
+    def run(
+        self,
+        number: int,
+        scores: list[float],
+        first: int = 1,
+        accuracy: float = 0.9,
+        val_records: int = 400,
+    ) -> int:
         """Epochs that a trial with these scores is let train."""
         trial: Any = SimpleNamespace(trial_id=f"t{number}", config={"job": {"number": number}})
         self.judge.on_trial_add(None, trial)
         for epoch, score in enumerate(scores, first):
-            result = row(epoch, score, accuracy) | {"kind": "row"}
+            result = row(epoch, score, accuracy, val_records) | {"kind": "row"}
             if self.judge.on_trial_result(None, trial, result) == TrialScheduler.STOP:
                 return epoch
         return first + len(scores) - 1
 
 
-def row(epoch: int, score: float, accuracy: float = 0.9) -> dict[str, Any]:
+def row(epoch: int, score: float, accuracy: float = 0.9, val_records: int = 400) -> dict[str, Any]:
     return {
         "epoch": float(epoch),
         "val_macro_f1": score,
         "train_accuracy": accuracy,
         "val_loss": 1 - score,
+        "val_records": val_records,
     }
 
 
@@ -59,6 +67,19 @@ def test_a_trial_behind_is_pruned_with_the_reason_and_a_better_one_is_not() -> N
     assert ledger.run(2, [0.6] * EPOCHS) == EPOCHS
     assert ledger.pruned == {1: "behind the better third of the trials at epoch 1"}
     assert ledger.events.count((1, "row")) == 1
+
+
+def test_a_trial_is_not_pruned_for_what_may_be_chance() -> None:
+    """0.88 of 400 records has a standard error of 0.016, of 4,000 one of 0.005."""
+    ledger = Ledger()
+    ledger.run(0, [0.89] * EPOCHS)
+    assert ledger.run(1, [0.88] * EPOCHS) == EPOCHS
+    assert ledger.run(2, [0.88] * EPOCHS, val_records=4000) == 1
+    assert ledger.run(3, [0.86] * EPOCHS) == 1
+    # A loss that is higher is higher.
+    loss = Ledger(objective="loss")
+    loss.run(0, [0.89] * EPOCHS)
+    assert loss.run(1, [0.88] * EPOCHS) == 1
 
 
 def test_a_trial_in_its_last_epoch_is_never_pruned() -> None:
