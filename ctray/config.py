@@ -176,7 +176,7 @@ class Recipe(Strict):
     )
     image_size: int = Field(224, ge=32, le=1024, description="side in px of the model input")
     small_share: float = Field(
-        0.5,
+        0.25,
         ge=0.0,
         lt=1.0,
         description="share of the epochs, the first, on smaller images (progressive resizing)",
