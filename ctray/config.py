@@ -169,20 +169,20 @@ class Recipe(Strict):
         "none for small_cnn, hub for the rest",
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
-    epochs: int = Field(16, ge=1, description="passes over the training split")
+    epochs: int = Field(12, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="records an optimizer step, over all workers")
     accumulate: int = Field(
         1, ge=1, description="parts a worker's share of a batch is computed in, to save memory"
     )
     image_size: int = Field(224, ge=32, le=1024, description="side in px of the model input")
     small_share: float = Field(
-        0.25,
+        0.5,
         ge=0.0,
         lt=1.0,
         description="share of the epochs, the first, on smaller images (progressive resizing)",
     )
     small_size: int = Field(
-        160, ge=32, le=1024, description="side in px of those; at most image_size"
+        192, ge=32, le=1024, description="side in px of those; at most image_size"
     )
     tone: Tone = Field("equalise", description="grey scale before augmentation and the model")
     augment: AugmentConfig = Field(AugmentConfig(), description="random changes while training")
