@@ -4,6 +4,7 @@ Ours is `ctray train` with the recipe `default`, the peer `plain_torch.py`: the 
 the same ImageNet weights, trained on the same images and scored on the same validation images after
 every epoch, each with the settings it comes with. The clock runs from the start of the process,
 imports and cluster included, until the first evaluation at 0.90 is printed; both are stopped there.
+Each is scored at the image size it trains on at the time.
 Sides take turns, round k with seed k. A peer that ends below 0.90 counts with the time it took for
 nothing, which is too short; ours may not.
 """

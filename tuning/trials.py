@@ -46,8 +46,13 @@ class Trial:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The evaluation with the highest validation macro-F1, whose weights are kept."""
-        return max(self.rows, key=lambda row: row["val_macro_f1"], default=None)
+        """The evaluation with the highest validation macro-F1, whose weights are kept.
+
+        Where epochs on smaller images came first (`small_share`), of those at the largest size.
+        """
+        largest = max((row["image_size"] for row in self.rows), default=0)
+        whole = (row for row in self.rows if row["image_size"] == largest)
+        return max(whole, key=lambda row: row["val_macro_f1"], default=None)
 
     @property
     def score(self) -> float:

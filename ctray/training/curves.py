@@ -9,8 +9,13 @@ from matplotlib.figure import Figure
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw loss, scores and learning rate over epochs; the best evaluation is marked."""
-    best = max(history, key=lambda row: row["val_macro_f1"])
+    """Draw loss, scores and learning rate over epochs; the best evaluation is marked.
+
+    Only one at the largest image size is kept; a line shows where that begins after smaller ones.
+    """
+    largest = max(row["image_size"] for row in history)
+    whole = [row for row in history if row["image_size"] == largest]
+    best = max(whole, key=lambda row: row["val_macro_f1"])
     figure = Figure(figsize=(13, 4), layout="constrained")
     losses, scores, rates = figure.subplots(1, 3)
 
@@ -38,6 +43,12 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> No
     losses.legend()
     line(rates, "lr", "learning rate", color="tab:green")
     rates.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
+    smaller = history[: len(history) - len(whole)]
+    for axis in (losses, scores) if smaller else ():
+        edge = (smaller[-1]["epoch"], 0.02)
+        axis.axvline(edge[0], color="tab:red", linestyle="--", linewidth=1)
+        text = f" {smaller[-1]['image_size']} → {largest} px"
+        axis.text(*edge, text, color="tab:red", transform=axis.get_xaxis_transform())
     for axis in (losses, scores, rates):
         axis.grid(alpha=0.3)
         axis.set_xlim(0, None)

@@ -70,14 +70,15 @@ class Feed:
             )
 
 
+def size_in_epoch(recipe: Recipe, epoch: int) -> int:
+    """Side in px of the images of an epoch, counted from 0; the last epoch's are of full size."""
+    small = min(round(recipe.epochs * recipe.small_share), recipe.epochs - 1)
+    return min(recipe.small_size, recipe.image_size) if epoch < small else recipe.image_size
+
+
 def _phases(recipe: Recipe, first: int) -> Iterator[tuple[range, int]]:
     """Epochs from `first` on that train at the same image size, and that size."""
-    small = round(recipe.epochs * recipe.small_share)
-    side = min(recipe.small_size, recipe.image_size)
-
-    def size(epoch: int) -> int:
-        return side if epoch < small else recipe.image_size
-
-    for pixels, epochs in itertools.groupby(range(first, recipe.epochs), size):
+    left = range(first, recipe.epochs)
+    for pixels, epochs in itertools.groupby(left, lambda epoch: size_in_epoch(recipe, epoch)):
         alike = list(epochs)
         yield range(alike[0], alike[-1] + 1), pixels

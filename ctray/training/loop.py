@@ -1,6 +1,7 @@
 """The training loop of every Ray Train worker: step, evaluate, save."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -33,7 +34,7 @@ from ctray.models.precision import autocast, uses_bf16
 from ctray.models.tta import with_tta
 from ctray.training import checkpoints
 from ctray.training.checkpoints import Snapshot, State, Tensors
-from ctray.training.feed import Feed
+from ctray.training.feed import Feed, size_in_epoch
 from ctray.training.mixing import Mixer
 from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
 from ctray.training.worker import Ear, Job
@@ -71,7 +72,8 @@ class Training:
         self.device = ray.train.torch.get_device()
         self.spec = preprocess_spec(recipe, store.size)
         self.val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
-        self.val_kept: list[Batch] | None = None
+        # Of one image size.
+        self.val_kept: tuple[int, list[Batch]] | None = None
         self.steps = feed.steps
         share = share_of(recipe.batch_size, self.rank, self.world)
         self.mixer = Mixer(recipe.mixup, recipe.cutmix, recipe.seed, recipe.batch_size, share)
@@ -166,7 +168,8 @@ class Training:
         warned = self.look()
         best = None
         if evaluates:
-            best = self.note(self.row() | self.evaluate())
+            row = self.row()
+            best = self.note(row | self.evaluate(row["image_size"]))
         elif ends_epoch:
             best = self.end_refit_epoch(self.row())
         if self.agreed(self.ear.is_over):
@@ -280,12 +283,16 @@ class Training:
             "train_loss": losses / records,
             "train_accuracy": right / records,
             "lr": self.lr(self.step - 1),
+            "image_size": size_in_epoch(self.recipe, (self.step - 1) // self.steps),
             "images_per_s": rate,
         }
 
     @torch.inference_mode()
-    def evaluate(self) -> Row:
-        """Loss, accuracy and macro-F1 of the whole validation split, each record counted once."""
+    def evaluate(self, size: int) -> Row:
+        """Loss, accuracy and macro-F1 of the whole validation split, each record counted once.
+
+        `size`: px that the model trains on at the time; at another it would be misjudged.
+        """
         from sklearn.metrics import f1_score
 
         scored = self.scored()
@@ -297,7 +304,7 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         model = with_tta(scored, self.recipe.tta)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for batch in self.val_batches():
+        for batch in self.val_batches(size):
             inputs = self.inputs(torch.tensor(batch.images, device=self.device))
             with autocast(self.device.type, self.recipe.precision):
                 logits = model(inputs).float().cpu().numpy()
@@ -321,28 +328,34 @@ class Training:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.average.model if self.average is not None else self.plain
 
-    def val_batches(self) -> Iterator[Batch]:
+    def val_batches(self, size: int) -> Iterator[Batch]:
         """This worker's part of the validation split; kept in memory where it is small."""
-        if self.val_kept is not None:
-            yield from self.val_kept
+        if self.val_kept is not None and self.val_kept[0] == size:
+            yield from self.val_kept[1]
             return
-        size = len(self.val.records) // self.world * self.spec.image_size**2
-        kept: list[Batch] | None = [] if size <= _KEPT_BYTES else None
-        for batch in self.val.evaluation(_EVALUATION_BATCH):
-            if kept is not None:
+        spec = self.spec.model_copy(update={"image_size": size})
+        fits = len(self.val.records) // self.world * size**2 <= _KEPT_BYTES
+        kept: list[Batch] = []
+        for batch in dataclasses.replace(self.val, spec=spec).evaluation(_EVALUATION_BATCH):
+            if fits:
                 # Copies: the batch is a view into Ray's object store.
                 kept.append(Batch(batch.images.copy(), batch.labels.copy(), batch.positions.copy()))
             yield batch
-        self.val_kept = kept
+        self.val_kept = (size, kept) if fits else None
 
     def note(self, row: Row) -> Snapshot | None:
-        """Note an evaluation and tell the driver; returns the weights if they are the best."""
+        """Note an evaluation and tell the driver; returns the weights if they are the best.
+
+        Of those that have seen images of the full size, which is what a bundle is used at.
+        """
         if not math.isfinite(row["val_loss"]):
             raise self.diverged(row["val_loss"], self.step)
         row["seconds"] = self.elapsed()
         self.history.append(row)
         self.tell("row", row)
         self.mark, self.timed = time.monotonic(), 0
+        if row["image_size"] < self.recipe.image_size:
+            return None
         if self.best is not None and row["val_macro_f1"] <= self.best["val_macro_f1"]:
             return None
         return self.new_best(row)

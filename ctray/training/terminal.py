@@ -62,9 +62,10 @@ class Terminal:
     def row(self, row: dict[str, Any]) -> None:
         """Print one evaluation."""
         self.say(
-            f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  loss {row['train_loss']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-            f"macro-F1 {row['val_macro_f1']:.4f}  {row['images_per_s']:.1f} images/s"
+            f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  {row['image_size']} px  "
+            f"loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
+            f"val accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}  "
+            f"{row['images_per_s']:.1f} images/s"
         )
 
     def say(self, text: str) -> None:

@@ -20,6 +20,7 @@ HISTORY_KEYS = (
     "val_accuracy",
     "val_macro_f1",
     "lr",
+    "image_size",
     "images_per_s",
     "seconds",
 )

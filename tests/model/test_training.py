@@ -113,7 +113,12 @@ def test_two_workers_train_and_count_every_validation_record_once(
     told = train_tiny(recipe, store, tmp_path, workers=2)
     assert {row["val_records"] for row in told.rows} == {len(store.records("val"))}
     assert told.rows[-1]["train_loss"] < told.rows[0]["train_loss"]
+    # Scored at the size they train on; the weights that are kept have seen the full one.
+    sizes = {row["epoch"]: row["image_size"] for row in told.rows}
+    assert [sizes[epoch] for epoch in (1.0, 2.0, 3.0, 4.0)] == [64, 64, 96, 96]
     bundle = Bundle.load(str(tmp_path / "bundle"))
+    full = [row for row in told.rows if row["image_size"] == 96]
+    assert bundle.info.metrics["val_loss"] in [row["val_loss"] for row in full]
     assert bundle.info.metrics["val_macro_f1"] > 0.3, "four balanced classes"
     assert bundle.info.recipe.tta == "flip"
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.fast
 ROW = {
     "epoch": 1.0,
     "val_macro_f1": 0.8123,
+    "image_size": 192,
     "val_accuracy": 0.8,
     "val_loss": 0.5,
     "seconds": 41.0,

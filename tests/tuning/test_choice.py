@@ -23,7 +23,8 @@ F1, LOSS, LATENCY = (OBJECTIVES[name] for name in ("macro_f1", "loss", "latency_
 def trial(
     number: int, score: float, latency: float | None, state: State = "finished", **row: Any
 ) -> Trial:
-    rows = ({"epoch": 1.0, "val_macro_f1": score, "val_loss": 1 - score, **row},)
+    figures = {"val_macro_f1": score, "val_loss": 1 - score, "image_size": 64}
+    rows = ({"epoch": 1.0, **figures, **row},)
     return Trial(number, state, "", {}, rows, 0.0, 1.0, latency, 10.0)
 
 
@@ -34,6 +35,13 @@ def never(_: Trial) -> float:
 def test_the_front_has_what_no_other_beats() -> None:
     trials = [trial(0, 0.9, 5.0), trial(1, 0.8, 2.0), trial(2, 0.85, 6.0), trial(3, 0.8, 2.5)]
     assert [one.number for one in front(trials, (F1, LATENCY))] == [0, 1]
+
+
+def test_a_score_on_smaller_images_is_not_of_the_weights_that_are_kept() -> None:
+    (small,), (large,) = (trial(0, 0.9, 5.0).rows, trial(0, 0.8, 5.0, image_size=96).rows)
+    grown = replace(trial(0, 0.8, 5.0), rows=(small, large))
+    assert grown.score == 0.8
+    assert replace(grown, rows=(small,)).score == 0.9
 
 
 def test_only_trials_trained_to_the_end_are_on_it() -> None:

@@ -49,6 +49,7 @@ def row(epoch: int, score: float, accuracy: float = 0.9, val_records: int = 400)
     return {
         "epoch": float(epoch),
         "val_macro_f1": score,
+        "image_size": 64,
         "train_accuracy": accuracy,
         "val_loss": 1 - score,
         "val_records": val_records,

@@ -41,6 +41,7 @@ def row(evaluation: int, score: float) -> dict[str, Any]:
         "evaluation": evaluation,
         "epoch": float(evaluation),
         "val_macro_f1": score,
+        "image_size": 64,
         "val_accuracy": score,
         "val_loss": 1 - score,
     }

@@ -135,7 +135,7 @@ def test_every_trial_ends_and_is_told_once(trials: list[Trial], told: Told) -> N
             assert epochs == [1.0, 2.0, 3.0]
         else:
             assert len(epochs) < 3
-            assert "behind" in trial.reason
+            assert trial.reason.startswith(("behind the better third", "no better than guessing"))
 
 
 def test_latency_and_size_are_of_the_model_that_would_serve(trials: list[Trial], out: Path) -> None:
@@ -283,8 +283,9 @@ def test_the_command_keeps_the_study_elsewhere_begins_with_another_ones_best_and
     )
     known = optuna.load_study(study_name="mine", storage=storage)
     (only,) = known.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    best = max((t for t in trials if t.state == "finished"), key=lambda trial: trial.score)
-    assert only.params == best.params
+    # Tests before this one may have added to them.
+    finished = (one for one in memory_of(out).trials() if one.state == "finished")
+    assert only.params == max(finished, key=lambda trial: trial.score).params
     assert len(only.values) == 2
     assert not (tmp_path / "study" / "optuna.db").exists()
     bundle = Bundle.load(str(tmp_path / "study" / "best" / "bundle"))

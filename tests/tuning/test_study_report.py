@@ -34,6 +34,7 @@ def trial(
         {
             "epoch": (i + 1) / 2,
             "val_macro_f1": score,
+            "image_size": 64,
             "val_accuracy": score + 0.04,
             "val_loss": 1.5 - score,
         }
