@@ -4,7 +4,8 @@ Ours is `ctray train` with the recipe `default`, the peer `plain_torch.py`: the 
 the same ImageNet weights, trained on the same images and scored on the same validation images after
 every epoch, each with the settings it comes with. The clock runs from the start of the process,
 imports and cluster included, until the first evaluation at 0.90 is printed; both are stopped there.
-Each is scored at the image size it trains on at the time.
+Each is scored at the image size it trains on at the time. While ours trains on smaller images it
+keeps no weights for a bundle: the first that it keeps come with its first epoch at full size.
 Sides take turns, round k with seed k. A peer that ends below 0.90 counts with the time it took for
 nothing, which is too short; ours may not.
 """
@@ -120,7 +121,7 @@ def main() -> None:
         name = f"plain PyTorch{f', below it in {short} of {rounds} runs' if short else ''}"
         emit(
             "time_to_accuracy",
-            f"validation accuracy {target:.2f}, recipe {options.recipe}",
+            f"validation accuracy {target:.2f} at the size in training, recipe {options.recipe}",
             "s",
             taken["ours"],
             len(store.records("train")),
