@@ -5,23 +5,33 @@ import importlib
 import logging
 import os
 import random
+import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import psutil
 import ray
+from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
 
 from ctray.errors import UserError
 
 _GONE_WITHIN_S = 10.0
-# A process that a task leaves idle is of use to the next: Ray ends it after a second, and the one
-# that follows spends longer on its imports (docs/decisions/search.md).
-_KEPT_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
+# Tells the processes of a cluster that it has no dashboard to show what they count.
+NO_DASHBOARD = "CTRAY_NO_DASHBOARD"
+# What the processes of a cluster of one's own inherit.
+_OWN_CLUSTER = {
+    # A process that a task leaves idle is of use to the next: Ray ends it after a second, and the
+    # one that follows spends longer on its imports (docs/decisions/search.md).
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    # Nobody takes a machine away: a process less for each run (docs/decisions/session.md).
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    NO_DASHBOARD: "1",
+}
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
 _LOOK_S = 0.5
@@ -42,7 +52,8 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
     """Run a block with Ray; whatever was started here is gone when the block ends.
 
     With RAY_ADDRESS set it joins that cluster and leaves it running. SIGTERM ends the block as
-    Ctrl-C would, so that a stopped command leaves no process behind.
+    Ctrl-C would, so that a stopped command leaves no process behind. Ray's logs of a cluster that
+    was started here go with it when the block ends well.
 
     Args:
         verbose: show Ray's own messages and the workers' output.
@@ -69,19 +80,37 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
                 f"no Ray cluster answers at RAY_ADDRESS={address}: unset it or start one"
             ) from error
     else:
-        os.environ.update({n: os.environ.get(n, value) for n, value in _KEPT_IDLE.items()})
-        # Its processes take seconds of the start, and nobody looks (docs/decisions/session.md).
-        ray.init("local", include_dashboard=False, **quiet)
+        # Not longer: Ray Train would hand it on, and then none of its processes is a spare one.
+        with environment(_OWN_CLUSTER):
+            # Its processes take seconds of the start, and nobody looks (docs/decisions/session.md).
+            ray.init("local", include_dashboard=False, **quiet)
     # Of a cluster that was joined nothing is ours.
     roots = [] if address else [p for p in psutil.Process().children() if p not in before]
+    logs = None if address else cast(Any, ray_worker._global_node).get_session_dir_path()
+    ended_well = False
     try:
         # After Ray, which installs a handler of its own.
         with sigterm_as_exit(), _death_as_error(roots, again):
             yield
+        ended_well = True
     finally:
         started = [process for root in roots for process in (root, *_below(root))]
         ray.shutdown()
         _wait_until_gone(started)
+        if logs is not None and ended_well and not verbose:
+            shutil.rmtree(logs, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a block, where the user has not."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

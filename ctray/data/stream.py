@@ -11,6 +11,7 @@ and measured is in docs/decisions/stream.md.
 
 import functools
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources, TaskPoolStrategy
+from ray.data._internal import stats as ray_data_stats
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
@@ -32,6 +34,7 @@ from ctray.data.augment import Augmenter, record_key
 from ctray.data.preprocess import apply_tone, stored_to_input
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
+from ctray.session import NO_DASHBOARD
 
 Block = TypeVar("Block")
 
@@ -211,6 +214,21 @@ class _Pause(ExecutionCallback):
     def on_execution_step(self, executor: object) -> None:
         if self.hungry.wait(_LONG_S):
             time.sleep(_SHORT_S)
+
+
+class _Nobody:
+    """Hears what Ray Data counts, in place of the actor that keeps it for a dashboard."""
+
+    def __getattr__(self, name: str) -> "_Nobody":
+        return self
+
+    def remote(self, *_: object) -> None:
+        """Forget it."""
+
+
+if os.environ.get(NO_DASHBOARD):
+    # The actor would start beside the first batch (docs/decisions/session.md).
+    ray_data_stats.get_or_create_stats_actor = _Nobody  # type: ignore[assignment]
 
 
 def _fetched(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -54,11 +54,17 @@ class LazyTorchConfig(BackendConfig):
 
 
 def _import_meanwhile() -> None:
+    # It has this process's environment; the first data task finds it at work or idle.
+    ray.remote(num_cpus=0)(_import_stream).remote()
     threading.Thread(target=_import, name="imports", daemon=True).start()
 
 
 def _import() -> None:
     import timm  # noqa: F401
+
+
+def _import_stream() -> None:
+    import ctray.data.stream  # noqa: F401
 
 
 def _join(backend: str, rank: int, world: int, address: str, port: int) -> None:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,10 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ctray import config
 from ctray.bundle import Bundle
-from ctray.config import Recipe
+from ctray.config import PreprocessSpec, Recipe
 from ctray.data.store import Store
+from ctray.data.stream import Stream
 from ctray.errors import UserError
 from ctray.training import trainer
+from ctray.training.loop import Training
 from ctray.training.trackers import HISTORY_KEYS
 
 
@@ -121,6 +124,16 @@ def test_two_workers_train_and_count_every_validation_record_once(
     assert bundle.info.metrics["val_loss"] in [row["val_loss"] for row in full]
     assert bundle.info.metrics["val_macro_f1"] > 0.3, "four balanced classes"
     assert bundle.info.recipe.tta == "flip"
+
+
+def test_an_evaluation_is_of_images_of_the_size_asked_for(store: Store) -> None:
+    spec = PreprocessSpec(store_size=96, image_size=96)
+    kept = SimpleNamespace(val=Stream(store, "val", spec, 0, 1), spec=spec, world=1, val_kept=None)
+    # The second time from memory.
+    for size in (64, 64, 96):
+        batches = list(Training.val_batches(kept, size))  # type: ignore[arg-type]
+        assert {batch.images.shape[1:] for batch in batches} == {(size, size)}
+        assert sum(len(batch.labels) for batch in batches) == len(store.records("val"))
 
 
 def test_two_workers_end_where_one_does(
