@@ -3,17 +3,19 @@
 import math
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tuning.objectives import Objective
 from tuning.trials import Trial
 
-_COLUMNS = ("trial", "state", "epoch", "score", "best", "ms", "s", "parameters")
-# The table shows the last ones; all are in trials.csv.
+_COLUMNS = ("trial", "state", "epoch", "score", "best", "ms", "s", "parameters, and why it ended")
+# The table shows the last ones, a line each; all are in trials.csv.
 _SHOWN = 20
+# Those of the screen that are not trials: the heads, and the last event, which may be long.
+_OTHER_LINES = 6
 
 
 class Board:
@@ -43,12 +45,12 @@ class Board:
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
         """A trial begins, or is to go on."""
-        self._rows[number] = {"state": "running", "parameters": written(params)}
+        self._rows[number] = {"state": "running", _COLUMNS[-1]: written(params)}
         self._show(f"trial {number}: begins  {written(params)}")
 
     def resume(self, number: int, step: int) -> None:
         """A trial goes on."""
-        self._rows[number]["state"] = f"running, from step {step} on"
+        self._rows[number]["state"] = f"running, from step {step}"
         self._show(f"trial {number}: goes on from step {step}")
 
     def row(self, number: int, row: dict[str, Any]) -> None:
@@ -71,7 +73,9 @@ class Board:
         latency = "" if trial.latency_ms is None else f", {trial.latency_ms:.1f} ms"
         reason = f" ({trial.reason})" if trial.reason else ""
         cells = self._rows[trial.number]
-        cells |= {"state": f"{trial.state}{reason}", "s": f"{trial.seconds:.0f}"}
+        cells |= {"state": trial.state, "s": f"{trial.seconds:.0f}"}
+        if trial.reason:
+            cells[_COLUMNS[-1]] = f"{trial.reason}: {cells[_COLUMNS[-1]]}"
         if trial.latency_ms is not None:
             cells["ms"] = f"{trial.latency_ms:.1f}"
         self._show(
@@ -83,11 +87,14 @@ class Board:
         if not self._is_live:
             print(line, flush=True)
             return
-        table = Table(*_COLUMNS, box=None)
-        for number, cells in list(self._rows.items())[-_SHOWN:]:
+        # The last one gives way.
+        last = Column(_COLUMNS[-1], no_wrap=True, overflow="ellipsis", ratio=1)
+        table = Table(*_COLUMNS[:-1], last, box=None, expand=True)
+        shown = max(1, min(_SHOWN, self._console.height - _OTHER_LINES))
+        for number, cells in list(self._rows.items())[-shown:]:
             # A reason may hold brackets, which are rich's markup.
             table.add_row(str(number), *(Text(cells.get(column, "")) for column in _COLUMNS[1:]))
-        self._live.update(table, refresh=True)
+        self._live.update(Group(table, Text(line)), refresh=True)
 
 
 def written(params: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypedDict
 from ctray.training.worker import Job
 
 Verdict = Literal["more", "enough"]
-# Deaths of a lane's process in one job: the second time the job is to blame.
+# Deaths of a lane's process in one job without an evaluation between them: the second time the job
+# is to blame.
 _DEATHS = 2
 
 
@@ -46,7 +47,7 @@ class Event(TypedDict):
 
     `start`: a `lane` begins after `step` steps, its process having died `deaths` times; `row`: an
     evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended` (finished,
-    stopped, cut, slow or failed) and `reason`.
+    stopped, cut, slow, unsaved or failed) and `reason`.
     """
 
     kind: Kind
@@ -150,6 +151,8 @@ class Desk:
                 if content["evaluation"] <= case.rows:
                     return
                 case.rows = content["evaluation"]
+                # What killed the process before was not the job.
+                case.deaths = 0
             elif kind == "start":
                 content = content | {"deaths": case.deaths}
             self._add(number, kind, content)

@@ -50,7 +50,8 @@ def finish(
         recipes_own(study, trials),
     )
     if choice is None:
-        raise UserError(_nothing(trials, study.latency_budget_ms))
+        table = study.out / "trials.csv"
+        raise UserError(f"{_nothing(trials, study.latency_budget_ms)} (all trials: {table})")
     bundle = study.out / "best" / "bundle"
     result = deploy(study, choice, refits, bundle)
     write_study(

@@ -67,7 +67,8 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
             return {"ended": "slow", "reason": ""}
     outcome = run_job(training, ear)
     if "error" in outcome:
-        return {"ended": "failed", "reason": outcome["error"]}
+        end = "unsaved" if outcome["is_unsaved"] else "failed"
+        return {"ended": end, "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
         from ctray.bundle import write_bundle
 

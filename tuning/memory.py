@@ -141,10 +141,14 @@ class Memory:
         with storage_errors(self._storage):
             self._live[number].set_user_attr("lane", lane)
 
-    def model(self, number: int, latency_ms: float, size_mb: float) -> None:
-        """Remember what does not depend on the training."""
+    def model(
+        self, number: int, latency_ms: float, size_mb: float, budget_ms: float | None
+    ) -> None:
+        """Remember what does not depend on the training, and what it is above the budget."""
         with storage_errors(self._storage):
             trial = self._live[number]
+            if budget_ms is not None and "latency_ms" not in trial.user_attrs:
+                trial.set_constraint("latency_ms", latency_ms - budget_ms)
             trial.set_user_attr("latency_ms", latency_ms)
             trial.set_user_attr("size_mb", size_mb)
 
@@ -246,6 +250,16 @@ def storage_errors(storage: str) -> Iterator[None]:
             f"the study's storage {storage} cannot be used ({reason}): see to it, then run the "
             "same command again, or name another with --storage"
         ) from error
+
+
+def check_storage(storage: str) -> None:
+    """Open a study's storage, and make it ready for one.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    with storage_errors(shown(storage)):
+        _open(storage)
 
 
 def _open(storage: str) -> BaseStorage:

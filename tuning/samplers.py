@@ -2,12 +2,11 @@
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 
 from ctray.errors import UserError
 
@@ -38,9 +37,7 @@ class _Grid(optuna.samplers.BruteForceSampler):
         """Do nothing: who asks counts, and there is no loop of Optuna's to stop."""
 
 
-def make_sampler(
-    name: SamplerName, seed: int, objectives: Sequence[str], budget_ms: float | None
-) -> BaseSampler:
+def make_sampler(name: SamplerName, seed: int, objectives: Sequence[str]) -> BaseSampler:
     """The sampler of a study.
 
     TPE with `multivariate` and `group` is the default: it takes conditional spaces and several
@@ -51,7 +48,6 @@ def make_sampler(
         name: which, but `auto`.
         seed: of its draws.
         objectives: names.
-        budget_ms: latency above which a trial does not count.
 
     Raises:
         UserError: it cannot do this, or its package is not installed.
@@ -61,34 +57,17 @@ def make_sampler(
             raise UserError("--sampler cmaes takes one --objective: use tpe or gp for several")
         if importlib.util.find_spec("cmaes") is None:
             raise UserError("--sampler cmaes needs the package cmaes: pip install cmaes")
-    limit = None if budget_ms is None else _latency_limit(budget_ms)
     with warnings.catch_warnings():
-        # That Optuna may still change group, constraints and its Gaussian process.
+        # That Optuna may still change group and its Gaussian process.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             return optuna.samplers.TPESampler(
-                n_startup_trials=_RANDOM_STARTS,
-                multivariate=True,
-                group=True,
-                seed=seed,
-                constraints_func=limit,
+                n_startup_trials=_RANDOM_STARTS, multivariate=True, group=True, seed=seed
             )
         if name == "gp":
-            return optuna.samplers.GPSampler(
-                n_startup_trials=_RANDOM_STARTS, seed=seed, constraints_func=limit
-            )
+            return optuna.samplers.GPSampler(n_startup_trials=_RANDOM_STARTS, seed=seed)
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(n_startup_trials=_RANDOM_STARTS, seed=seed)
         if name == "grid":
             return _Grid(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _latency_limit(budget_ms: float) -> Callable[[FrozenTrial], tuple[float]]:
-    """Positive where a trial is over the budget."""
-
-    def excess(trial: FrozenTrial) -> tuple[float]:
-        latency = trial.user_attrs.get("latency_ms")
-        return (0.0 if latency is None else latency - budget_ms,)
-
-    return excess

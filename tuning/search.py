@@ -26,7 +26,7 @@ from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose
 from tuning.judge import Pruner
-from tuning.memory import Memory, shown, warm_points
+from tuning.memory import Memory, check_storage, shown, warm_points
 from tuning.objectives import parse_objectives
 from tuning.samplers import SamplerName, choose_sampler, make_sampler
 from tuning.space import Space, space_file
@@ -57,7 +57,7 @@ def main(
         typer.Option(min=1, help="Epochs of a trial that is kept; default: the recipe's."),
     ] = None,
     time_budget: Annotated[
-        str | None, typer.Option(help="Of this command: 90s, 30m or 2h; default: none.")
+        str | None, typer.Option(help="Of this command's trials: 90s, 30m or 2h; default: none.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe of what is not searched.")] = "fast",
     objective: Annotated[
@@ -123,7 +123,7 @@ def main(
     combinations = checked.combinations
     sampler = choose_sampler(sampler, combinations)
     # A mistake in it shows now.
-    make_sampler(sampler, seed, [one.name for one in objectives], latency_budget_ms)
+    make_sampler(sampler, seed, [one.name for one in objectives])
     # Without a number the time budget ends the search.
     at_most = _TRIALS if trials is None and budget is None else trials
     if sampler == "grid" and combinations is not None:
@@ -140,6 +140,8 @@ def main(
         print("no --data: searching on the embedded synthetic data; its figures mean nothing")
     else:
         check_data(data)
+    if storage:
+        check_storage(storage)
     earlier = [point for folder in warm_start or () for point in warm_points(folder, checked)]
     with (
         study_folder(out, settings) as study_id,
@@ -148,7 +150,11 @@ def main(
         ray_session(verbose),
     ):
         plan = make_plan(
-            workers=workers_per_trial, runs=at_a_time, at_most=at_most, gpu_share=gpus_per_trial
+            workers=workers_per_trial,
+            runs=at_a_time,
+            at_most=at_most,
+            gpu_share=gpus_per_trial,
+            option="--workers-per-trial",
         )
         count = f"{at_most} trials" if at_most else f"as many trials as fit into {time_budget},"
         print(f"plan: {count} of at most {base.epochs} epochs, {plan}", flush=True)
@@ -164,11 +170,11 @@ def main(
             study_name or out.resolve().name,
             checked,
             objectives,
-            lambda begun: make_sampler(
-                sampler, seed + begun, settings["objectives"], latency_budget_ms
-            ),
+            lambda begun: make_sampler(sampler, seed + begun, settings["objectives"]),
             settings | {"fingerprint": store.fingerprint, "owner": study_id},
         )
+        # Its storage knows this study by its id: from now on the folder stays.
+        (out / "trials").mkdir(exist_ok=True)
         first = checked.point(base)
         if not first or set(first[0]) != set(checked.active(first[0])):
             print(f"no trial has all values of the recipe {recipe}: some lie outside this space")
@@ -179,7 +185,7 @@ def main(
         )
         with (
             Board(error_console(), objectives[0], base.epochs) as board,
-            followed(board, out.resolve().name, settings | {"study": study_id}) as listener,
+            followed(board, out.resolve().name, study_id, settings) as listener,
         ):
             done = run_trials(study, limits, listener)
         # matplotlib, torch: seconds, which the trials need not wait for.

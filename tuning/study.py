@@ -1,7 +1,6 @@
 """Run the trials of a study: Tune asks and judges, lanes train, the memory keeps it all."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from ray.tune.search import Searcher
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
+from ctray.session import environment
 from ctray.training.plan import Plan
 from ctray.training.trackers import HISTORY_KEYS
 from ctray.training.trainer import build_trainer, check_run, fit, make_job
@@ -198,7 +198,7 @@ class _Run:
         """Run trials until there are no more, or the time is up."""
         self.desk = cast(Any, ray.remote(num_cpus=0)(Desk)).remote()
         with (
-            _environment(_TUNE_ENV),
+            environment(_TUNE_ENV),
             tempfile.TemporaryDirectory(prefix="ctray-", ignore_cleanup_errors=True) as scratch,
         ):
 
@@ -314,7 +314,7 @@ class _Run:
             self.recipes[number] = recipe
             known = self.models.get(_architecture(recipe))
             if known is not None:
-                self.memory.model(number, *known)
+                self.memory.model(number, *known, self.study.latency_budget_ms)
                 if self.is_slow(known[0]):
                     self.end(number, "pruned", self.too_slow(known[0]))
                     continue
@@ -364,11 +364,14 @@ class _Run:
             model = result["latency_ms"], result["size_mb"]
             # Of two trials that measured at the same time the first counts for both.
             model = self.models.setdefault(_architecture(self.recipes[number]), model)
-            self.memory.model(number, *model)
+            self.memory.model(number, *model, self.study.latency_budget_ms)
         elif result["ended"] == "finished":
             self.end(number, "finished", "")
         elif result["ended"] == "failed":
             self.end(number, "failed", result["reason"])
+        elif result["ended"] == "unsaved":
+            # Not the trial's fault, and the next would meet it, too.
+            raise UserError(f"{result['reason']}; make room, then run the same command again")
         elif result["ended"] == "slow":
             latency, _ = self.models[_architecture(self.recipes[number])]
             self.end(number, "pruned", self.too_slow(latency))
@@ -423,8 +426,11 @@ class _Run:
         Without `just_ended` also of trials that ended before; then no lane may be at work.
         """
         trials = self.memory.trials()
-        best = best_of(trials, self.study.objectives[0])
-        keep = {trial.number for trial in front(trials, (*self.study.objectives, _LATENCY))}
+        primary = self.study.objectives[0]
+        # One is chosen by the first objective and latency, whatever the others are.
+        fronts = ((primary, _LATENCY), (*self.study.objectives, _LATENCY))
+        keep = {trial.number for by in fronts for trial in front(trials, by)}
+        best = best_of(trials, primary)
         keep |= {best.number} if best else set()
         for trial in trials:
             folder = self.study.folder(trial.number)
@@ -469,15 +475,3 @@ class _Suggestions(Searcher):
 
 def _architecture(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.backbone, recipe.image_size, recipe.tta
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for a block, where the user has not."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

@@ -14,16 +14,17 @@ from tuning.trials import Trial
 class Tracking:
     """Follows a study's trials; a server that is lost does not end the search."""
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
-        self._name = name
-        self._parent = MLflow(name, settings)
+    def __init__(self, name: str, study: str, settings: dict[str, Any]) -> None:
+        self._name, self._study = name, study
+        self._parent = MLflow(name, settings | {"study": study}, key=study)
         self._children: dict[int, MLflow] = {}
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
-        """A run for a trial; one that goes on gets another."""
-        title = f"{self._name}, trial {number}"
+        """A run for a trial; one that goes on has it already."""
+        title, key = f"{self._name}, trial {number}", f"{self._study}/{number}"
+        settings = {"trial": number} | params
         try:
-            self._children[number] = MLflow(title, {"trial": number} | params, self._parent.id)
+            self._children[number] = MLflow(title, settings, self._parent.id, key)
         except UserError as error:
             print(f"{error}: trial {number} goes on without it", flush=True)
 
@@ -80,8 +81,16 @@ class All:
 
 
 @contextlib.contextmanager
-def followed(listener: Listener, name: str, settings: dict[str, Any]) -> Iterator[Listener]:
+def followed(
+    listener: Listener, name: str, study: str, settings: dict[str, Any]
+) -> Iterator[Listener]:
     """The listener for a block, and MLflow beside it where its variable is set.
+
+    Args:
+        listener: told first.
+        name: of the study, for people.
+        study: its id, by which a command that goes on with it finds its runs.
+        settings: logged with it.
 
     Raises:
         UserError: MLflow is asked for and cannot be used.
@@ -89,7 +98,7 @@ def followed(listener: Listener, name: str, settings: dict[str, Any]) -> Iterato
     if not os.environ.get(MLFLOW_URI):
         yield listener
         return
-    tracking, finished = Tracking(name, settings), False
+    tracking, finished = Tracking(name, study, settings), False
     try:
         yield All(listener, tracking)
         finished = True

@@ -29,6 +29,10 @@ _KEPT = 2
 _NAME = re.compile(r"(step|best)-(\d{9})-([0-9a-f]{16})\.safetensors")
 
 
+class NotWrittenError(UserError):
+    """A checkpoint cannot be written; what to do is for the command to say."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What is to be written: copies that the training does not touch any more."""
@@ -118,18 +122,18 @@ class Writer:
     def submit(self, snapshot: Snapshot, best: Snapshot | None = None) -> None:
         """Write `best`, if there is a new one, then `snapshot`, which refers to it.
 
-        Waits for the one before; raises UserError when that could not be written.
+        Waits for the one before; raises NotWrittenError when that could not be written.
         """
         self.wait()
         self._under_way = self._thread.submit(self._write, snapshot, best)
 
     def check(self) -> None:
-        """Raise UserError when the last one could not be written."""
+        """Raise NotWrittenError when the last one could not be written."""
         if self._under_way is not None and self._under_way.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when everything is written; raises UserError when it could not be."""
+        """Return when everything is written; raises NotWrittenError when it could not be."""
         if self._under_way is not None:
             pending, self._under_way = self._under_way, None
             pending.result()
@@ -143,10 +147,9 @@ class Writer:
         except OSError as error:
             none = self._last is None
             good = "there is none yet" if none else f"the last good one is of step {self._last}"
-            raise UserError(
+            raise NotWrittenError(
                 f"the checkpoint of step {snapshot.step} cannot be written to {self._uri}: "
-                f"{storage.cause(error)}; {good}; make room, then run the same command with "
-                "--resume"
+                f"{storage.cause(error)}; {good}"
             ) from error
         self._last = snapshot.step
         # What cannot be deleted now is deleted after the next one.

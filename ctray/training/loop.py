@@ -462,14 +462,15 @@ class Training:
         """Do something on every worker; the mistake of one is raised on all: none waits for it."""
         if self.world == 1:
             return action()
-        value, mistake = None, ""
+        value: Value | None = None
+        mistake: UserError | None = None
         try:
             value = action()
         except UserError as error:
-            mistake = str(error)
-        mistakes = [text for text in self.gather([mistake]) if text]
+            mistake = error
+        mistakes = [one for one in self.gather([mistake]) if one is not None]
         if mistakes:
-            raise UserError(mistakes[0])
+            raise mistakes[0]
         return cast(Value, value)
 
     def gather(self, parts: list[Any]) -> list[Any]:

@@ -79,6 +79,7 @@ def make_plan(
     at_most: int | None = None,
     least: int | None = None,
     gpu_share: float | None = None,
+    option: str = "--workers",
 ) -> Plan:
     """Plan for the cluster this process is connected to.
 
@@ -88,6 +89,7 @@ def make_plan(
         at_most: there are no more runs than this.
         least: of an elastic run, the workers it can go on with.
         gpu_share: of a GPU for each worker; unset: a whole one.
+        option: that asked for the workers.
 
     Raises:
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
@@ -98,7 +100,7 @@ def make_plan(
         # What is refused is fewer than it can go on with.
         workers = max(least, min(workers, devices))
     cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
-    plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share)
+    plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share, option)
     if least is None:
         return plan
     # Ray counts an elastic run's workers by whole division, which a fraction such as 0.85 upsets.
@@ -114,6 +116,7 @@ def plan_for(
     runs: int | None,
     at_most: int | None = None,
     gpu_share: float | None = None,
+    option: str = "--workers",
 ) -> Plan:
     """The plan for a cluster of `cpus` and `gpus` in all, with these CPUs on its live nodes."""
     gpu = gpus > 0
@@ -123,11 +126,11 @@ def plan_for(
     if workers is None:
         workers = gpus if gpu and runs == 1 else 1
     if workers < 1:
-        raise UserError(f"--workers {workers}: a run needs at least one worker")
+        raise UserError(f"{option} {workers}: a run needs at least one worker")
     if workers > devices:
         raise UserError(
-            f"--workers {workers} needs {workers} {kind}s, the cluster has {devices}: "
-            f"use --workers {devices} or fewer"
+            f"{option} {workers} needs {workers} {kind}s, the cluster has {devices}: "
+            f"use {option} {devices} or fewer"
         )
     if runs is None:
         side_by_side = devices if gpu else devices // _CPUS_A_TRIAL

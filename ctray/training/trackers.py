@@ -25,6 +25,8 @@ HISTORY_KEYS = (
     "seconds",
 )
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
+# The tag by which a run is found again.
+_KEY = "ctray.key"
 
 
 class TrackerLostError(Exception):
@@ -114,10 +116,13 @@ class MLflow:
     """A run in the experiment `ctray` of the server that MLFLOW_TRACKING_URI names.
 
     Attributes:
-        id: of the run; `parent` is that of one it is shown under.
+        id: of the run; `parent` is that of one it is shown under. One with the same `key` is gone
+            on with.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any], parent: str | None = None) -> None:
+    def __init__(
+        self, name: str, settings: dict[str, Any], parent: str | None = None, key: str | None = None
+    ) -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise UserError(
                 f"{MLFLOW_URI} is set but MLflow is not installed: pip install 'ctray[mlflow]', "
@@ -133,10 +138,16 @@ class MLflow:
             self._client = client = MlflowClient()
             experiment = client.get_experiment_by_name("ctray")
             place = experiment.experiment_id if experiment else client.create_experiment("ctray")
-            tags = {"mlflow.parentRunId": parent} if parent else {}
-            self.id = client.create_run(place, run_name=name, tags=tags).info.run_id
-            for key, value in _flat(settings).items():
-                client.log_param(self.id, key, value)
+            tags = {"mlflow.parentRunId": parent, _KEY: key}
+            tags = {name: value for name, value in tags.items() if value is not None}
+            known = client.search_runs([place], f"tags.`{_KEY}` = '{key}'") if key else []
+            if known:
+                self.id = known[0].info.run_id
+                client.update_run(self.id, status="RUNNING")
+            else:
+                self.id = client.create_run(place, run_name=name, tags=tags).info.run_id
+            for setting, value in _flat(settings).items():
+                client.log_param(self.id, setting, value)
         except MlflowException as error:
             raise UserError(
                 f"{MLFLOW_URI}={os.environ[MLFLOW_URI]} cannot be used: {_first_line(error)}"

@@ -5,6 +5,7 @@ from: each takes the driver seconds.
 """
 
 import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -161,6 +162,7 @@ def build_trainer(
     """
     # The first that the controller asks something of: it starts while the controller does.
     get_or_create_autoscaling_coordinator()
+    malloc = {name: os.environ.get(name, value) for name, value in _MALLOC.items()}
     resources = {"CPU": plan.cpus} | ({"GPU": plan.gpu_share} if plan.gpu else {})
     return Trainer(
         cast(Any, loop),
@@ -177,7 +179,7 @@ def build_trainer(
             failure_config=cast(Any, ray.train.FailureConfig)(
                 max_failures=restarts, controller_failure_limit=_STARTS
             ),
-            worker_runtime_env={} if plan.gpu else {"env_vars": _MALLOC},
+            worker_runtime_env={} if plan.gpu else {"env_vars": malloc},
         ),
     )
 
@@ -316,7 +318,8 @@ def _run(
         try:
             outcome = fit(trainer)
             if "error" in outcome:
-                raise UserError(outcome["error"])
+                fix = "; make room, then run the same command with --resume"
+                raise UserError(outcome["error"] + fix * outcome["is_unsaved"])
             finished = True
         finally:
             # Whatever ends this, the follower must not wait for what cannot come.

@@ -69,9 +69,10 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
 def run_job(job: Job, ear: Ear) -> dict[str, Any]:
     """Run one training; returns the best evaluation's row as `best`, or a mistake as `error`.
 
-    `ended` is `finished`, or `stopped` when the ear wanted no more, or `cut` when it was over:
-    then the checkpoints are of the last step. A user's mistake is returned because Ray would start
-    the workers again if it were raised.
+    `is_unsaved` says of an error whether it was that a checkpoint could not be written. `ended` is
+    `finished`, or `stopped` when the ear wanted no more, or `cut` when it was over: then the
+    checkpoints are of the last step. A user's mistake is returned because Ray would start the
+    workers again if it were raised.
     """
     started = time.time()
     # Here, not above: the driver imports this module, and needs none of it.
@@ -119,7 +120,10 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
         finally:
             feed.close()
     except UserError as error:
-        return {"error": str(error)}
+        return {
+            "error": str(error),
+            "is_unsaved": isinstance(error, checkpoints.NotWrittenError),
+        }
 
 
 def _agree(world: int, step: int, mistake: str) -> None:

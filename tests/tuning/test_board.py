@@ -38,15 +38,30 @@ def follow(console: Console) -> None:
 def test_a_terminal_gets_a_table_of_all_trials_and_the_best_so_far() -> None:
     screen = io.StringIO()
     follow(Console(file=screen, force_terminal=True, width=160, color_system=None))
-    # The line after the table shows the cursor again.
-    last = screen.getvalue().splitlines()[-4:-1]
+    # After the table the last event, and the line that shows the cursor again.
+    *last, event, _ = screen.getvalue().splitlines()[-5:]
     rows = {line.split()[0]: line for line in last}
-    assert "running, from step 52 on" in rows["0"]
+    assert event.startswith("trial 2: failed")
+    assert "running, from step 52" in rows["0"]
     assert rows["0"].split()[-2:] == ["lr=0.00123", "backbone=small_cnn"]
     # Its own score, and the best until then.
-    assert rows["1"].split()[1:7] == ["pruned", "(behind)", "1/8", "0.7000", "0.8123", "3.1"]
+    assert rows["1"].split()[1:7] == ["pruned", "1/8", "0.7000", "0.8123", "3.1", "41"]
+    assert "41  behind: lr=0.00123" in rows["1"]
     # Brackets are not taken for markup.
     assert FAILED in rows["2"]
+
+
+def test_a_small_terminal_shows_the_last_trials_a_line_each() -> None:
+    screen = io.StringIO()
+    small = Console(file=screen, force_terminal=True, width=80, height=12, color_system=None)
+    many = {f"augment.{name}": 0.123 for name in ("rotate", "scale", "shift", "noise", "blur")}
+    with Board(small, OBJECTIVES["macro_f1"], epochs=8) as board:
+        for number in range(9):
+            board.begin(number, many)
+            board.row(number, ROW)
+    *_, event, _ = lines = screen.getvalue().splitlines()
+    assert event.startswith("trial 8: epoch 1 of 8")
+    assert [line.split()[0] for line in lines[-8:-2]] == ["3", "4", "5", "6", "7", "8"]
 
 
 def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:

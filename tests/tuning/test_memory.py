@@ -31,7 +31,7 @@ def open_memory(
         name,
         Space(SPACE),
         chosen,
-        lambda begun: make_sampler("tpe", begun, [one.name for one in chosen], None),
+        lambda begun: make_sampler("tpe", begun, [one.name for one in chosen]),
         about,
     )
 
@@ -104,7 +104,7 @@ def test_pruned_trials_never_enter_a_front_of_several_objectives(tmp_path: Path)
     memory = open_memory(tmp_path, "macro_f1", "latency_ms")
     for score, latency, end in ((0.9, 5.0, "finished"), (0.99, 1.0, "pruned")):
         number, _ = memory.begin()
-        memory.model(number, latency, 10.0)
+        memory.model(number, latency, 10.0, None)
         memory.row(number, row(1, score))
         memory.end(number, end)
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
@@ -165,7 +165,7 @@ def test_a_storage_that_cannot_be_had_is_one_sentence(storage: str, sentence: st
     with pytest.raises(UserError, match=sentence) as caught:
         Memory(
             *(storage, "study", Space(SPACE), [OBJECTIVES["macro_f1"]]),
-            lambda begun: make_sampler("random", begun, ["macro_f1"], None),
+            lambda begun: make_sampler("random", begun, ["macro_f1"]),
             ABOUT,
         )
     assert "\n" not in str(caught.value)
@@ -178,7 +178,7 @@ def test_a_password_is_never_shown() -> None:
         Memory(
             *("postgresql://me:secret@localhost/x", "study", Space(SPACE)),
             [OBJECTIVES["macro_f1"]],
-            lambda begun: make_sampler("random", begun, ["macro_f1"], None),
+            lambda begun: make_sampler("random", begun, ["macro_f1"]),
             ABOUT,
         )
     assert "secret" not in str(caught.value)

@@ -31,9 +31,7 @@ MODELS = [name for name in get_args(SamplerName) if name not in ("auto", "grid",
 def test_what_the_first_trials_showed_guides_the_next(name: SamplerName, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     space = Space.load(tmp_path / "space.yaml", Recipe())
-    study = optuna.create_study(
-        direction="maximize", sampler=make_sampler(name, 0, ["macro_f1"], None)
-    )
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(name, 0, ["macro_f1"]))
     networks = []
     for _ in range(24):
         trial = study.ask()
@@ -47,7 +45,7 @@ def test_what_the_first_trials_showed_guides_the_next(name: SamplerName, tmp_pat
 
 def test_cmaes_says_what_it_lacks() -> None:
     with pytest.raises(UserError, match="takes one --objective: use tpe or gp"):
-        make_sampler("cmaes", 0, ["macro_f1", "latency_ms"], None)
+        make_sampler("cmaes", 0, ["macro_f1", "latency_ms"])
     if importlib.util.find_spec("cmaes") is None:
         with pytest.raises(UserError, match="pip install cmaes"):
-            make_sampler("cmaes", 0, ["macro_f1"], None)
+            make_sampler("cmaes", 0, ["macro_f1"])

@@ -29,6 +29,7 @@ from ctray.engine.latency import latency_ms
 from ctray.errors import UserError
 from ctray.registry import production
 from ctray.training.plan import make_plan
+from tuning.choice import choose_trial
 from tuning.finish import finish
 from tuning.memory import Memory
 from tuning.objectives import parse_objectives
@@ -80,7 +81,7 @@ def memory_of(out: Path, space: dict[str, Any] = SPACE, objectives: Sequence[str
         "study",
         Space(space),
         parse_objectives(objectives),
-        lambda begun: make_sampler("tpe", 3 + begun, objectives, None),
+        lambda begun: make_sampler("tpe", 3 + begun, objectives),
         {"space": space},
     )
 
@@ -242,6 +243,38 @@ def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
     assert str(study.bundle(3)) in trials[3].reason
     # While one lane got new processes for the one that raised, the other went on.
     assert {trial.lane for trial in trials if trial.rows} == {0, 1}
+
+
+def test_a_full_disk_ends_the_search_and_costs_no_trial(store: Store, tmp_path: Path) -> None:
+    # As full as can be had here: nothing can be made there.
+    study = study_of(store, tmp_path)
+    study.folder(0).mkdir(parents=True)
+    place = study.folder(0) / "checkpoints"
+    place.symlink_to("/dev/null/nothing")
+    with pytest.raises(UserError, match=r"cannot be written to .*; make room, then run the same"):
+        run_trials(study, Limits(2), Told())
+    place.unlink()
+    trials = run_trials(study_of(store, tmp_path), Limits(2), Told())
+    assert [trial.number for trial in trials] == [0, 1]
+    assert trials[0].state == "finished"
+
+
+def test_the_bundle_of_the_choice_is_kept_whatever_else_was_looked_for(
+    store: Store, tmp_path: Path
+) -> None:
+    study = study_of(store, tmp_path, objectives=("accuracy", "loss"))
+    # Alike in accuracy and latency, by which one chooses.
+    for loss in (0.4, 0.2):
+        number, _ = study.memory.begin()
+        row = {"evaluation": 1, "epoch": 1.0, "image_size": 64, "val_loss": loss}
+        study.memory.row(number, row | {"val_accuracy": 0.9, "val_macro_f1": 0.9})
+        study.memory.model(number, 5.0, 1.0, None)
+        study.memory.end(number, "finished")
+        study.bundle(number).mkdir(parents=True)
+    trials = run_trials(study, Limits(2), Told())
+    choice = choose_trial(trials, study.objectives[0], "fastest", None, lambda _: 0.8)
+    assert choice is not None
+    assert study.bundle(choice.trial.number).is_dir()
 
 
 def test_a_model_over_the_latency_budget_is_not_trained_by_any_of_its_workers(

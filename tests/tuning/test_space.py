@@ -102,7 +102,7 @@ def test_the_combinations_of_a_finite_space_are_tried_once_each(tmp_path: Path) 
     assert choose_sampler("auto", 9) == "grid"
     with pytest.raises(UserError, match="--sampler grid needs lists"):
         choose_sampler("grid", None)
-    study = optuna.create_study(sampler=make_sampler("grid", 0, ["macro_f1"], None))
+    study = optuna.create_study(sampler=make_sampler("grid", 0, ["macro_f1"]))
     study.enqueue_trial({"backbone": "resnet18", "image_size": 96, "freeze_epochs@resnet18": 1})
     seen = set()
     # Two at a time, as two lanes ask.

@@ -41,7 +41,7 @@ def test_a_trial_is_a_child_of_the_studys_run(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     told = Told()
     row = dict.fromkeys(HISTORY_KEYS, 0.5) | {"step": 3}
-    with followed(told, "study", {"space": {"lr": 1}}) as listener:
+    with followed(told, "study", "1f", {"space": {"lr": 1}}) as listener:
         for number, state in enumerate(("finished", "pruned")):
             listener.begin(number, {"lr": 0.1})
             listener.row(number, row)
@@ -67,10 +67,17 @@ def test_a_trial_is_a_child_of_the_studys_run(
     for run in children.values():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert children["0"].data.metrics["val_macro_f1"] == 0.5
+    # The same command again, which goes on with the cut one.
+    with followed(told, "study", "1f", {"space": {"lr": 1}}) as listener:
+        listener.begin(2, {"lr": 0.2})
+        assert client.get_run(children["2"].info.run_id).info.status == "RUNNING"
+        listener.end(ended(2, "finished"))
+    assert len(client.search_runs([experiment.experiment_id])) == len(runs)
+    assert client.get_run(children["2"].info.run_id).info.status == "FINISHED"
 
 
 def test_without_its_variable_only_the_listener_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MLFLOW_URI, raising=False)
     told = Told()
-    with followed(told, "study", {}) as listener:
+    with followed(told, "study", "1f", {}) as listener:
         assert listener is told
