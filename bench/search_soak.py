@@ -1,12 +1,14 @@
 """Searches in a row: none hangs, and none leaves a process, a placement group or a file behind.
 
-Fifty searches of four one-epoch trials on one Ray cluster that this bench starts and the searches
-join (`RAY_ADDRESS`), so that what one leaves the next would meet. After each one the cluster's
-actors and placement groups, the searches' processes and the temporary folders are counted.
+Fifty searches of four one-epoch trials. Every other one joins a Ray cluster that this bench starts
+(`RAY_ADDRESS`), so that what one leaves the next would meet; the others start and stop one of their
+own. After each one that cluster's actors and placement groups, the searches' processes and the
+temporary folders are counted.
 """
 
 import contextlib
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import ray
-from kit import arguments, emit, note, prepared, search
+from kit import alone, arguments, emit, note, prepared, search
 from ray._private.state import actors
 from ray.util import placement_group_table
 
@@ -34,21 +36,27 @@ lr: {low: 1.0e-3, high: 1.0e-2, log: true}
 
 
 def folders() -> set[str]:
-    """Temporary folders of ctray's."""
-    return {path.name for path in Path(tempfile.gettempdir()).glob("ctray-*")}
+    """Temporary folders of ctray's, and those where Ray keeps its logs."""
+    place = Path(tempfile.gettempdir())
+    found = (*place.glob("ctray-*"), *place.glob("ray/session_2*"))
+    return {str(path.relative_to(place)) for path in found}
 
 
-def processes() -> dict[int, str]:
-    """Processes of this bench, but those that the cluster keeps for whoever comes next."""
-    named = {}
-    for one in psutil.Process().children(recursive=True):
+def processes(since: float) -> list[str]:
+    """Processes of searches that have ended; those that the bench's own cluster keeps are not."""
+    own = {one.pid for one in psutil.Process().children(recursive=True)}
+    named = []
+    for one in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
-            named[one.pid] = one.name()
-    return {pid: name for pid, name in named.items() if not name.startswith("ray::")}
+            words = " ".join((one.name(), *one.cmdline()))
+            is_one = re.search(r"\bray(let)?\b|gcs_server|tuning\.search", words) is not None
+            if is_one and one.pid not in own and one.create_time() >= since:
+                named.append(one.name())
+    return named
 
 
-def left_behind(known_folders: set[str], known: dict[int, str]) -> list[str]:
-    """What is still there of a search that has ended."""
+def left_behind(known_folders: set[str], since: float) -> list[str]:
+    """What is still there of the searches that began after `since`."""
     tables = placement_group_table().values()
     groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
     # Ray Data keeps an actor or two for all who use the cluster.
@@ -57,14 +65,13 @@ def left_behind(known_folders: set[str], known: dict[int, str]) -> list[str]:
         for one in actors(actor_state_name="ALIVE").values()
         if not one["IsDetached"]
     ]
-    left = [name for pid, name in processes().items() if pid not in known]
-    return [*groups, *alive, *(folders() - known_folders), *left]
+    return [*groups, *alive, *(folders() - known_folders), *processes(since)]
 
 
 def main() -> None:
     """Run the soak."""
     options = arguments(__doc__ or "")
-    searches = 1 if options.quick else SEARCHES
+    searches = 2 if options.quick else SEARCHES
     hung = failed = leaks = 0
     with tempfile.TemporaryDirectory() as root:
         place = Path(root)
@@ -72,11 +79,12 @@ def main() -> None:
         store = prepared(write_folder(spec, place / "images"), place / "store")
         with ray_session():
             address = ray.get_runtime_context().gcs_address
-            environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
-            before = folders(), processes()
+            joining = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+            before = folders(), time.time()
             for number in range(searches):
                 out = place / f"study-{number}"
                 command = search(store, out, SPACE, "--trials", TRIALS, "--max-epochs", 1)
+                environment = alone() if number % 2 else joining
                 start = time.monotonic()
                 try:
                     done = subprocess.run(
