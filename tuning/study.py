@@ -254,7 +254,8 @@ class _Run:
         deadline = time.monotonic() + _SAVED_S
         with contextlib.suppress(RayError):
             while wait(lanes, timeout=_HOME_S).not_done and time.monotonic() < deadline:
-                if not ray.get(self.desk.is_at_work.remote()):
+                # Of a dead cluster there is no answer.
+                if not ray.get(self.desk.is_at_work.remote(), timeout=_HOME_S):
                     return
 
     def lane(self, number: int, scratch: str) -> None:
