@@ -8,10 +8,10 @@ temporary folders are counted.
 
 import contextlib
 import os
-import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,8 @@ from ctray.session import ray_session
 SEARCHES, TRIALS = 50, 4
 # A search of this size takes under a minute; one that is not back by then hangs.
 LIMIT_S = 600
+# In the environment of a search and what it starts; Ray would write over it with its titles.
+MARK = "CTRAY_SOAK"
 # Ray frees a run's processes and groups some seconds after its end.
 SETTLED_S = 60
 SPACE = """
@@ -35,28 +37,33 @@ lr: {low: 1.0e-3, high: 1.0e-2, log: true}
 """
 
 
-def folders() -> set[str]:
+@contextlib.contextmanager
+def own_temporary(place: Path) -> Iterator[Path]:
+    """A folder for temporary files of this bench and what it starts, for a block."""
+    place.mkdir()
+    os.environ |= {"TMPDIR": str(place), "RAY_TMPDIR": str(place)}
+    tempfile.tempdir = None
+    yield place
+
+
+def folders(temporary: Path) -> set[str]:
     """Temporary folders of ctray's, and those where Ray keeps its logs."""
-    place = Path(tempfile.gettempdir())
-    found = (*place.glob("ctray-*"), *place.glob("ray/session_2*"))
-    return {str(path.relative_to(place)) for path in found}
+    found = (*temporary.glob("ctray-*"), *temporary.glob("ray/session_2*"))
+    return {str(path.relative_to(temporary)) for path in found}
 
 
-def processes(since: float) -> list[str]:
-    """Processes of searches that have ended; those that the bench's own cluster keeps are not."""
-    own = {one.pid for one in psutil.Process().children(recursive=True)}
+def processes() -> list[str]:
+    """Processes that a search has started, and theirs."""
     named = []
     for one in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            words = " ".join((one.name(), *one.cmdline()))
-            is_one = re.search(r"\bray(let)?\b|gcs_server|tuning\.search", words) is not None
-            if is_one and one.pid not in own and one.create_time() >= since:
+        with contextlib.suppress(psutil.Error):
+            if MARK in one.environ():
                 named.append(one.name())
     return named
 
 
-def left_behind(known_folders: set[str], since: float) -> list[str]:
-    """What is still there of the searches that began after `since`."""
+def left_behind(temporary: Path, known: set[str]) -> list[str]:
+    """What is still there of a search that has ended."""
     tables = placement_group_table().values()
     groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
     # Ray Data keeps an actor or two for all who use the cluster.
@@ -65,7 +72,7 @@ def left_behind(known_folders: set[str], since: float) -> list[str]:
         for one in actors(actor_state_name="ALIVE").values()
         if not one["IsDetached"]
     ]
-    return [*groups, *alive, *(folders() - known_folders), *processes(since)]
+    return [*groups, *alive, *(folders(temporary) - known), *processes()]
 
 
 def main() -> None:
@@ -73,22 +80,25 @@ def main() -> None:
     options = arguments(__doc__ or "")
     searches = 2 if options.quick else SEARCHES
     hung = failed = leaks = 0
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as root, own_temporary(Path(root) / "t") as temporary:
         place = Path(root)
         spec = PhantomSpec(images_per_class=40, size=64, seed=0)
         store = prepared(write_folder(spec, place / "images"), place / "store")
         with ray_session():
             address = ray.get_runtime_context().gcs_address
-            joining = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
-            before = folders(), time.time()
+            own = alone() | {"RAY_TMPDIR": str(temporary), MARK: "", "SPT_NOENV": "1"}
+            joining = own | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+            before = folders(temporary)
             for number in range(searches):
                 out = place / f"study-{number}"
                 command = search(store, out, SPACE, "--trials", TRIALS, "--max-epochs", 1)
-                environment = alone() if number % 2 else joining
                 start = time.monotonic()
                 try:
                     done = subprocess.run(
-                        command, env=environment, stdout=subprocess.DEVNULL, timeout=LIMIT_S
+                        command,
+                        env=own if number % 2 else joining,
+                        stdout=subprocess.DEVNULL,
+                        timeout=LIMIT_S,
                     )
                 except subprocess.TimeoutExpired:
                     hung += 1
@@ -96,7 +106,7 @@ def main() -> None:
                 failed += bool(done.returncode)
                 took = time.monotonic() - start
                 deadline = time.monotonic() + SETTLED_S
-                while (left := left_behind(*before)) and (time.monotonic() < deadline):
+                while (left := left_behind(temporary, before)) and (time.monotonic() < deadline):
                     time.sleep(0.5)
                 leaks += len(left)
                 note(f"search {number + 1} of {searches}: {took:.0f} s, left behind: {left}")

@@ -212,11 +212,19 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
         return
 
+    received: list[int] = []
+
     def stop(number: int, _: FrameType | None) -> NoReturn:
+        received.append(number)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except SystemExit as error:
+        # Where Ray waits, it makes 1 of the number.
+        if received:
+            raise SystemExit(128 + received[0]) from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -139,5 +139,5 @@ def test_a_second_search_in_the_folder_and_a_locked_storage_are_one_sentence(
         other.rollback()
         command.wait_for(lambda: len(command.lines) > seen, "the study after a lock")
         command.process.terminate()
-        command.wait()
+        assert command.wait() == 143
         assert "Traceback" not in command.error
