@@ -12,7 +12,7 @@ import typer
 
 from ctray import __version__
 from ctray.config import PreprocessSpec, Recipe, parse_assignments
-from ctray.errors import UserError
+from ctray.errors import ClusterDiedError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -458,6 +458,11 @@ def run_cli(command: Callable[..., Any]) -> None:
 def _run(program: typer.Typer) -> None:
     try:
         program()
+    except ClusterDiedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At Python's own end Ray would make 1 of it.
+        os._exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Command lines print it as `error: …` and exit with code 2; the service answers 4xx.
     """
+
+
+class ClusterDiedError(UserError):
+    """The Ray cluster of a command died; its process has to end without a word to Ray."""

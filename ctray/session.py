@@ -15,10 +15,11 @@ from typing import Any, NoReturn, cast
 
 import psutil
 import ray
+from ray._private import auto_init_hook
 from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
 
-from ctray.errors import UserError
+from ctray.errors import ClusterDiedError, UserError
 
 _GONE_WITHIN_S = 10.0
 # Tells the processes of a cluster that it has no dashboard to show what they count.
@@ -34,7 +35,7 @@ _OWN_CLUSTER = {
 }
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
-_LOOK_S = 0.5
+_died = threading.Event()
 # Above those of Ray's workers, below those that Linux gives to outgoing connections by default.
 _PORTS = range(20_000, 32_768)
 _QUIET = {
@@ -60,7 +61,8 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
         again: what to do when the cluster dies.
 
     Raises:
-        UserError: no cluster answers at RAY_ADDRESS; or the one that was started here died.
+        UserError: no cluster answers at RAY_ADDRESS.
+        ClusterDiedError: the one that was started here died.
     """
     if ray.is_initialized():
         yield
@@ -95,8 +97,11 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
         ended_well = True
     finally:
         started = [process for root in roots for process in (root, *_below(root))]
-        ray.shutdown()
-        _wait_until_gone(started)
+        # A thread that still asks something must not join or start another cluster.
+        auto_init_hook.enable_auto_connect = False
+        if not cluster_has_died():
+            ray.shutdown()
+        _wait_until_gone(started, 0.0 if cluster_has_died() else _GONE_WITHIN_S)
         if logs is not None and ended_well and not verbose:
             shutil.rmtree(logs, ignore_errors=True)
 
@@ -123,23 +128,25 @@ def import_meanwhile(module: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
-    """Raise UserError in the block when a vital process of the cluster dies.
+    """Raise ClusterDiedError in the block when a vital process of the cluster dies.
 
-    Ray notices late, and then ends this process without a word.
+    Ray would end this process without a word.
     """
+    _died.clear()
     main = threading.main_thread()
     if threading.current_thread() is not main or not roots:
         yield
         return
-    vital = [process for process in roots if process.name() in _VITAL]
-    over, dead = threading.Event(), threading.Event()
+    over, lock = threading.Event(), threading.Lock()
 
-    def watch() -> None:
-        while not over.wait(_LOOK_S):
-            if any(_has_ended(process) for process in vital):
-                dead.set()
+    def watch(pid: int) -> None:
+        with contextlib.suppress(ChildProcessError):
+            # It stays for whoever counts it; Ray ends us at the next word to a dead raylet.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with lock:
+            if not over.is_set():
+                _died.set()
                 signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
-                return
 
     def interrupt(*_: object) -> NoReturn:
         # While Ray waits it lets no other exception through.
@@ -147,30 +154,32 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
 
     # Not SIGUSR1, which Tune takes for itself.
     before = signal.signal(signal.SIGUSR2, interrupt)
-    thread = threading.Thread(target=watch, name="cluster watch", daemon=True)
-    thread.start()
+    for process in roots:
+        if process.name() in _VITAL:
+            threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
     try:
         yield
     except BaseException as error:
-        if dead.is_set():
-            raise UserError(f"the Ray cluster of this command died: {again}") from error
+        if _died.is_set():
+            raise ClusterDiedError(f"the Ray cluster of this command died: {again}") from error
         raise
     finally:
-        over.set()
-        thread.join()
+        with lock:
+            over.set()
         signal.signal(signal.SIGUSR2, before)
 
 
-def _has_ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def cluster_has_died() -> bool:
+    """Whether the cluster that `ray_session` started is dead.
+
+    Nothing that is asked of it answers, and Ray ends a process that asks.
+    """
+    return _died.is_set()
 
 
-def _wait_until_gone(processes: list[psutil.Process]) -> None:
+def _wait_until_gone(processes: list[psutil.Process], within_s: float) -> None:
     """Ray's agents take some seconds to notice that their cluster has ended."""
-    _, left = psutil.wait_procs(processes, timeout=_GONE_WITHIN_S)
+    _, left = psutil.wait_procs(processes, timeout=within_s)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.session import environment
+from ctray.session import cluster_has_died, environment
 from ctray.training.plan import Plan
 from ctray.training.trackers import HISTORY_KEYS
 from ctray.training.trainer import build_trainer, check_run, fit, make_job
@@ -223,8 +223,9 @@ class _Run:
                 raise self.error or error from error
             finally:
                 timer.cancel()
-                close()
-                self.wait_for(lanes)
+                if not cluster_has_died():
+                    close()
+                    self.wait_for(lanes)
         # Tune keeps handles of it. A lane that is left may still ask, and is to hear the end.
         if all(lane.done() for lane in lanes):
             ray.kill(self.desk)
