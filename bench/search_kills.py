@@ -66,7 +66,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     kills, trials = (1, 2) if options.quick else (KILLS, TRIALS)
     moments = random.Random(0)
-    changed = 0
+    changed = killed_at_work = 0
     with tempfile.TemporaryDirectory() as root:
         place = Path(root)
         spec = PhantomSpec(images_per_class=40, size=64, seed=0)
@@ -80,6 +80,7 @@ def main() -> None:
             now = ended(out / "optuna.db")
             changed += sum(now.get(key) != value for key, value in before.items())
             before = now
+            killed_at_work += was_at_work
             note(
                 f"{number + 1} of {kills}, {after_s:.0f} s after its start: "
                 f"{'killed' if was_at_work else 'had ended'}, {len(now)} trials ended"
@@ -95,7 +96,7 @@ def main() -> None:
         ("trials or epochs twice", repeated),
         ("finished trials lost or changed", changed),
     ):
-        row = f"{kills} kills in a study of {trials}: {what}"
+        row = f"{killed_at_work} kills in a study of {trials}: {what}"
         emit("search_kills", row, "", count, trials, bar=0, at_most=True)
 
 

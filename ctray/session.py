@@ -144,7 +144,8 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
             # It stays for whoever counts it; Ray ends us at the next word to a dead raylet.
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with lock:
-            if not over.is_set():
+            # One of them is enough: a second interruption would come into the cleaning up.
+            if not over.is_set() and not _died.is_set():
                 _died.set()
                 signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
 
@@ -158,15 +159,16 @@ def _death_as_error(roots: list[psutil.Process], again: str) -> Iterator[None]:
         if process.name() in _VITAL:
             threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
     try:
-        yield
+        try:
+            yield
+        finally:
+            with lock:
+                over.set()
+            signal.signal(signal.SIGUSR2, before)
     except BaseException as error:
         if _died.is_set():
             raise ClusterDiedError(f"the Ray cluster of this command died: {again}") from error
         raise
-    finally:
-        with lock:
-            over.set()
-        signal.signal(signal.SIGUSR2, before)
 
 
 def cluster_has_died() -> bool:

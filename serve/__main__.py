@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from ctray.bundle import Bundle
+from ctray.cli import run_cli
 from ctray.engine.base import EngineName
 from ctray.errors import UserError
 from ctray.registry import DEFAULT_NAME, default_registry, production
@@ -42,12 +43,8 @@ def main(
 
     Example: python -m serve runs/r1/bundle --port 8000
     """
-    try:
-        uri = bundle or production(registry or default_registry(), name)
-        serve_until_stopped(uri, host, port, engine)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    uri = bundle or production(registry or default_registry(), name)
+    serve_until_stopped(uri, host, port, engine)
 
 
 def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> None:
@@ -193,4 +190,4 @@ def _ingress_environment() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_cli(main)

@@ -25,6 +25,7 @@ from ctray.engine.base import EngineName
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
 from ctray.registry import default_registry, production
+from ctray.session import cluster_has_died
 from serve.api import build_api
 from serve.schema import Refusal, ServedBundle, ServiceArgs
 
@@ -176,7 +177,8 @@ def deployed(args: dict[str, Any], host: str, port: int) -> Iterator[None]:
         )
         yield
     finally:
-        ray_serve.shutdown()
+        if not cluster_has_died():
+            ray_serve.shutdown()
 
 
 def failure() -> str | None:

@@ -17,7 +17,7 @@ Verdict = Literal["more", "enough"]
 # Deaths of a lane's process in one job without an evaluation between them: the second time the job
 # is to blame.
 _DEATHS = 2
-
+_UNKNOWN = "too little memory for this model and batch size?"
 
 Kind = Literal["start", "row", "model", "end"]
 
@@ -65,7 +65,7 @@ class _Case:
     wanted: int = 0
     verdict: Verdict = "more"
     deaths: int = 0
-    blamed: str = "too little memory for this model and batch size?"
+    blamed: str = _UNKNOWN
 
     @property
     def is_closed(self) -> bool:
@@ -152,7 +152,7 @@ class Desk:
                     return
                 case.rows = content["evaluation"]
                 # What killed the process before was not the job.
-                case.deaths = 0
+                case.deaths, case.blamed = 0, _UNKNOWN
             elif kind == "start":
                 content = content | {"deaths": case.deaths}
             self._add(number, kind, content)

@@ -4,6 +4,7 @@ Every worker of a lane runs `lane_loop`; its first one talks to the desk for all
 this module, and none of torch with it.
 """
 
+import errno
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 import ray.train
 
+from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.training.trainer import describe
@@ -73,7 +75,13 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
         from ctray.bundle import write_bundle
 
         weights = checkpoints.load_best(training["checkpoints"])
-        write_bundle(job["bundle"], *describe(outcome["best"], recipe, store), weights)
+        try:
+            write_bundle(job["bundle"], *describe(outcome["best"], recipe, store), weights)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = f"the bundle cannot be written to {job['bundle']}: {storage.cause(error)}"
+            return {"ended": "unsaved", "reason": reason}
     elif is_first() and outcome["ended"] == "stopped":
         checkpoints.clear(training["checkpoints"])
     return {"ended": outcome["ended"], "reason": ""}

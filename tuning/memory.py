@@ -147,8 +147,10 @@ class Memory:
         """Remember what does not depend on the training, and what it is above the budget."""
         with storage_errors(self._storage):
             trial = self._live[number]
-            if budget_ms is not None and "latency_ms" not in trial.user_attrs:
-                trial.set_constraint("latency_ms", latency_ms - budget_ms)
+            if "latency_ms" not in trial.user_attrs:
+                # Of every trial: the Gaussian process wants as many of each.
+                excess = 0.0 if budget_ms is None else latency_ms - budget_ms
+                trial.set_constraint("latency_ms", excess)
             trial.set_user_attr("latency_ms", latency_ms)
             trial.set_user_attr("size_mb", size_mb)
 

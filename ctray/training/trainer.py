@@ -34,6 +34,7 @@ from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
 from ctray.errors import UserError
+from ctray.session import cluster_has_died
 from ctray.training.backend import LazyTorchConfig
 from ctray.training.plan import Plan
 from ctray.training.run import recorded_recipe
@@ -324,10 +325,11 @@ def _run(
         finally:
             # Whatever ends this, the follower must not wait for what cannot come.
             try:
-                last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
-                with contextlib.suppress(RayError):
-                    ray.get(last, timeout=_LAST_WORD_S)
-                    following.result(timeout=_LAST_WORD_S)
+                if not cluster_has_died():
+                    last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
+                    with contextlib.suppress(RayError):
+                        ray.get(last, timeout=_LAST_WORD_S)
+                        following.result(timeout=_LAST_WORD_S)
             except TimeoutError:
                 pass
             finally:

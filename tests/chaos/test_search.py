@@ -147,7 +147,7 @@ def test_a_search_whose_ray_died_says_so(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     with running(*search(data, out, "--trials", "50", "--max-epochs", "2")) as command:
         command.wait_for(lambda: command.says("epoch 1 of 2"), "an evaluation")
-        kill([command.process_named("raylet")])
+        kill([command.process_named("/raylet/raylet ")])
         assert command.wait() == 2, command
     sentence = "error: the Ray cluster of this command died: run the same command again\n"
     assert sentence in command.error

@@ -216,6 +216,15 @@ def test_a_finished_run_is_left_as_it_is(data: Path, undisturbed: Path) -> None:
     assert contents(undisturbed) == before
 
 
+def test_a_run_whose_raylet_alone_dies_says_so(data: Path, tmp_path: Path) -> None:
+    """Ray would end the process with 1, and its own log, at the next word to it."""
+    with running(*train(data, tmp_path / "run")) as command:
+        wait_until_it_trains(command)
+        kill([command.process_named("/raylet/raylet ")])
+        sentence = "the Ray cluster of this command died: run the same command with --resume"
+        assert_one_sentence(command, sentence)
+
+
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, with room for two checkpoints of this recipe but not for three."""

@@ -69,6 +69,23 @@ def test_a_lane_waits_for_the_verdict_on_an_evaluation() -> None:
     run(scene())
 
 
+def test_deaths_with_an_evaluation_between_them_are_not_the_jobs_fault() -> None:
+    async def scene() -> None:
+        desk = Desk()
+        await desk.submit(job(0))
+        for evaluation in (1, 2, 3):
+            # The lane has died, and asks again.
+            assert await desk.take(0) == job(0)
+            await desk.tell(0, "row", row(evaluation))
+        assert await desk.take(0) == job(0)
+        await desk.close()
+        assert await desk.take(0) is None
+        events = [(await desk.next(0, seen))["kind"] for seen in range(4)]
+        assert events == ["row", "row", "row", "end"]
+
+    run(scene())
+
+
 def test_a_start_tells_of_the_deaths_before_it() -> None:
     async def scene() -> None:
         desk = Desk()
