@@ -18,7 +18,7 @@ from kit import alone, arguments, emit, note, prepared, search
 
 from ctray.data.phantom import PhantomSpec, write_folder
 
-KILLS, TRIALS, EPOCHS = 10, 12, 6
+KILLS, TRIALS, EPOCHS = 10, 12, 40
 # A search that is not back by then hangs.
 LIMIT_S = 900
 SPACE = """
@@ -72,7 +72,8 @@ def main() -> None:
         spec = PhantomSpec(images_per_class=40, size=64, seed=0)
         store = prepared(write_folder(spec, place / "images"), place / "store")
         out = place / "study"
-        command = search(store, out, SPACE, "--trials", trials, "--max-epochs", EPOCHS)
+        words = ("--trials", trials, "--max-epochs", EPOCHS, "--pruner", "none")
+        command = search(store, out, SPACE, *words)
         before: dict[int, tuple[Any, ...]] = {}
         for number in range(kills):
             after_s = moments.uniform(1, 40)
