@@ -82,7 +82,7 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
                 f"no Ray cluster answers at RAY_ADDRESS={address}: unset it or start one"
             ) from error
     else:
-        # Not longer: Ray Train would hand it on, and then none of its processes is a spare one.
+        # Not longer: it is the cluster's, and Ray Train would hand it on from here again.
         with environment(_OWN_CLUSTER):
             # Its processes take seconds of the start, and nobody looks (docs/decisions/session.md).
             ray.init("local", include_dashboard=False, **quiet)
