@@ -65,7 +65,7 @@ def processes() -> list[str]:
 def left_behind(temporary: Path, known: set[str]) -> list[str]:
     """What is still there of a search that has ended."""
     tables = placement_group_table().values()
-    groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
+    groups = [group["placement_group_id"] for group in tables if group["state"] != "REMOVED"]
     # Ray Data keeps an actor or two for all who use the cluster.
     alive = [
         one["ActorClassName"]

@@ -35,7 +35,9 @@ class BundleInfo(Strict):
         min_length=2, description="in the order of the model's outputs"
     )
     preprocess: PreprocessSpec = Field(description="how a canonical image becomes model input")
-    metrics: dict[str, float] = Field(description="of the chosen checkpoint on validation data")
+    metrics: dict[str, float] = Field(
+        description="of the chosen checkpoint on validation data, before a refit of the recipe's"
+    )
     fingerprint: str = Field(description="of the store it was trained from")
     synthetic: bool = Field(description="whether that data was drawn, not taken from patients")
     recipe: Recipe = Field(description="what the run was made from")
@@ -47,9 +49,11 @@ class BundleInfo(Strict):
 class SeenRecords(Strict):
     """Ids of the records that shaped the model, so that nobody scores it on them."""
 
-    trained_on: tuple[str, ...] = Field(description="the training split")
+    trained_on: tuple[str, ...] = Field(
+        description="the training split; after a refit validation, too"
+    )
     chosen_on: tuple[str, ...] = Field(
-        description="the validation split, which chose the checkpoint"
+        description="the validation split, which chose the checkpoint; empty after a refit"
     )
 
 
@@ -60,7 +64,7 @@ class Registration(Strict):
     version: str = Field(description="in the registry, counted from 1")
     digest: str = Field(description="of the bundle")
     backbone: str = Field(description="of the bundle")
-    macro_f1: float = Field(description="of the bundle, on validation data")
+    macro_f1: float = Field(description="its metric of validation data, before a refit")
     promoted: str = Field(description="ISO 8601, UTC")
     seal: str = Field("", description="sha256 over the other fields")
 

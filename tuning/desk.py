@@ -17,6 +17,8 @@ Verdict = Literal["more", "enough"]
 # Deaths of a lane's process in one job without an evaluation between them: the second time the job
 # is to blame.
 _DEATHS = 2
+# The other workers of a lane wait for the first one's word, and give up after half an hour.
+_LATER_S = 300.0
 _UNKNOWN = "too little memory for this model and batch size?"
 
 Kind = Literal["start", "row", "model", "end"]
@@ -47,7 +49,7 @@ class Event(TypedDict):
 
     `start`: a `lane` begins after `step` steps, its process having died `deaths` times; `row`: an
     evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended` (finished,
-    stopped, cut, slow, unsaved or failed) and `reason`.
+    stopped, cut, slow, unsaved or failed), `reason`, and of a slow one its `latency_ms`.
     """
 
     kind: Kind
@@ -115,8 +117,8 @@ class Desk:
 
     # ── the lane's side ──────────────────────────────────────────────────────────────────────────
 
-    async def take(self, lane: int) -> TrialJob | None:
-        """The next job of a lane, None when there are no more.
+    async def take(self, lane: int) -> TrialJob | Literal["later"] | None:
+        """The next job of a lane, None when there are no more, `later` to ask again.
 
         A lane that asks while it has a job has died in it; it gets the same again, once.
         """
@@ -133,9 +135,13 @@ class Desk:
                     return case.job
                 reason = f"its process died twice: {case.blamed}"
                 self._add(number, "end", {"ended": "failed", "reason": reason})
-            await self._change.wait_for(
-                lambda: self._waiting or self._is_over or self._turns[lane] != turn
-            )
+            try:
+                async with asyncio.timeout(_LATER_S):
+                    await self._change.wait_for(
+                        lambda: self._waiting or self._is_over or self._turns[lane] != turn
+                    )
+            except TimeoutError:
+                return "later"
             if self._is_over or self._turns[lane] != turn:
                 return None
             number = self._in_lane[lane] = self._waiting.popleft()

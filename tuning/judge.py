@@ -35,6 +35,7 @@ class Judge(FIFOScheduler):
         objective: Objective,
         epochs: int,
         classes: int,
+        largest: float,
         earlier: Iterable[Trial],
         on_event: Callable[[int, dict[str, Any]], None],
         on_prune: Callable[[int, str], None],
@@ -46,12 +47,14 @@ class Judge(FIFOScheduler):
             objective: by what; a key of the evaluations.
             epochs: a trial that reaches the last is never pruned.
             classes: as many as the data has.
+            largest: share of the training records that the largest of them has.
             earlier: the study's trials so far.
             on_event: called with a trial's number and each of its results.
             on_prune: called with a trial's number and the reason before it is stopped.
         """
         super().__init__()
-        self._objective, self._epochs, self._classes = objective, epochs, classes
+        self._objective, self._epochs = objective, epochs
+        self._classes, self._largest = classes, largest
         self._on_event, self._on_prune = on_event, on_prune
         self._inner: AsyncHyperBandScheduler | None = None
         self._rows: dict[int, tuple[dict[str, Any], ...]] = {}
@@ -107,16 +110,20 @@ class Judge(FIFOScheduler):
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> None:
         """Note its end: Tune shows the last result of a trial nowhere else."""
-        if result["kind"] == "end":
+        # One that was stopped before its actor began has none.
+        if result.get("kind") == "end":
             self._on_event(_number(trial), result)
 
     def _is_guessing(self, row: dict[str, Any]) -> bool:
         """Whether a trial is halfway and has learned nothing: broken, whatever the others do.
 
-        On training images: averaged weights lag behind on few of them.
+        Who always answers the largest class has its share right, and a macro-F1 below that of
+        blind guesses. By both: averaged weights lag behind the training on few images, and with
+        balanced weights a good model has fewer right than that share.
         """
         halfway = row["epoch"] >= max(2, self._epochs / 2)
-        return halfway and row["train_accuracy"] <= 1 / self._classes
+        is_blind = row["val_macro_f1"] <= 1 / self._classes
+        return halfway and is_blind and row["train_accuracy"] <= self._largest
 
     def _may_be_chance(self, row: dict[str, Any]) -> bool:
         """Whether the better third is within a standard error of a trial's share of right answers.

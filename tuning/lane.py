@@ -39,6 +39,8 @@ def lane_loop(config: dict[str, Any]) -> None:
     desk, lane = config["desk"], config["lane"]
     over = desk.closing.remote()
     while (job := from_first(lambda: ray.get(desk.take.remote(lane)))) is not None:
+        if job == "later":
+            continue
         try:
             end = run_trial(job, DeskEar(desk, job["number"], lane, over))
         except Exception as error:
@@ -66,7 +68,7 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
             ear.tell("model", model)
         budget = job["budget_ms"]
         if budget is not None and model["latency_ms"] > budget:
-            return {"ended": "slow", "reason": ""}
+            return {"ended": "slow", "reason": "", "latency_ms": model["latency_ms"]}
     outcome = run_job(training, ear)
     if "error" in outcome:
         end = "unsaved" if outcome["is_unsaved"] else "failed"

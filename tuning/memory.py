@@ -34,6 +34,16 @@ _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "stopped",
 }
 _WARM_POINTS = 5
+# What a study is about, in the words of who gives it.
+OPTIONS = {
+    "data": "--data",
+    "fingerprint": "content of --data",
+    "space": "--space",
+    "base": "--recipe, --max-epochs or --seed",
+    "objectives": "--objective",
+    "pruner": "--pruner",
+    "owner": "--out",
+}
 _CUT = "the search ended; the same command goes on with it"
 
 
@@ -74,14 +84,19 @@ class Memory:
                 load_if_exists=True,
             )
             before = self._study.user_attrs.get("about")
+            if before is None and self._study.get_trials(deepcopy=False):
+                raise UserError(
+                    f"the study {name!r} in {shown(storage)} was not made by this search: choose "
+                    "another --study-name"
+                )
             # As JSON reads it: lists where there were tuples.
             about = json.loads(json.dumps(about))
             if before is None:
                 self._study.set_user_attr("about", about)
             elif (key := _difference(before, about)) is not None:
                 raise UserError(
-                    f"the study {name!r} in {shown(storage)} has another {key}: give it the same "
-                    "again, or choose another --out or --study-name"
+                    f"the study {name!r} in {shown(storage)} has another {OPTIONS[key]}: give it "
+                    "the same again, or choose another --out or --study-name"
                 )
             self._study.sampler = make_sampler(len(self._study.get_trials(deepcopy=False)))
         self._storage = shown(storage)
@@ -265,10 +280,16 @@ def check_storage(storage: str) -> None:
 
 
 def _open(storage: str) -> BaseStorage:
-    more: dict[str, Any] = {}
+    # A server may close a connection that an epoch has left idle.
+    more: dict[str, Any] = {"pool_pre_ping": True}
     if storage.startswith("sqlite"):
         more = {"connect_args": {"timeout": _LOCK_S}}
-    return RDBStorage(storage, engine_kwargs=more)
+    try:
+        return RDBStorage(storage, engine_kwargs=more)
+    except RuntimeError as error:
+        # Its tables are of another version of Optuna.
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the study's storage {shown(storage)} cannot be used: {reason}") from error
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:

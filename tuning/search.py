@@ -26,7 +26,7 @@ from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose
 from tuning.judge import Pruner
-from tuning.memory import Memory, check_storage, shown, warm_points
+from tuning.memory import OPTIONS, Memory, check_storage, shown, warm_points
 from tuning.objectives import parse_objectives
 from tuning.samplers import SamplerName, choose_sampler, make_sampler
 from tuning.space import Space, space_file
@@ -37,6 +37,7 @@ from tuning.tracking import followed
 _EMBEDDED_IMAGES_PER_CLASS, _EMBEDDED_EPOCHS = 90, 4
 _TRIALS = 8
 _SETTINGS, _LOCK = "study.json", ".lock"
+_FIRST_FILES = {_LOCK, f"{_SETTINGS}.partial"}
 _TRIALS_HELP = f"Default: {_TRIALS}, or as many as fit into --time-budget."
 _DATA_HELP = "Store, or folder with one sub-folder a class; default: embedded synthetic images."
 
@@ -246,13 +247,18 @@ def study_folder(out: Path, settings: dict[str, Any]) -> Iterator[str]:
         for key in given:
             if known.get(key) != given[key]:
                 raise UserError(
-                    f"--out {out} holds a study with another {key}: give it the same again, or "
-                    "choose another folder"
+                    f"--out {out} holds a study with another {OPTIONS[key]}: give it the same "
+                    "again, or choose another folder"
                 )
         with _alone(out):
             yield known["id"]
         return
     study_id = uuid.uuid4().hex[:12]
+    if (out / _LOCK).exists() and {path.name for path in out.iterdir()} <= _FIRST_FILES:
+        # Of a search that was killed before it had written anything.
+        with _alone(out):
+            for name in _FIRST_FILES:
+                (out / name).unlink(missing_ok=True)
     with new_folder(out, is_kept=lambda: (out / "trials").exists()), _alone(out):
         text = json.dumps({"id": study_id} | settings, indent=2) + "\n"
         write_bytes(str(file), text.encode())

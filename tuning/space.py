@@ -24,6 +24,7 @@ from optuna.distributions import (
 from pydantic import Field, ValidationError, model_validator
 
 from ctray.config import Recipe, Strict, read_yaml
+from ctray.data.augment import settings
 from ctray.errors import UserError
 from ctray.models.names import check_backbone
 
@@ -97,6 +98,12 @@ class Space:
             if not isinstance(chosen, CategoricalDistribution) or value not in chosen.choices:
                 raise UserError(
                     f"when: {key} is never {value!r}: give it `choice: [...]` with that value"
+                )
+            deciding = [name for name in values if name in source[_WHEN]]
+            if deciding:
+                raise UserError(
+                    f"when: {deciding[0]} cannot depend on {key} while others depend on it: "
+                    "let it have one list of values"
                 )
             twice = [
                 name
@@ -295,6 +302,10 @@ def _value(recipe: Recipe, key: str) -> Any:
     value: Any = recipe
     for part in key.split("."):
         value = getattr(value, part, None)
+    if value is None and key.startswith("augment."):
+        # A member that the recipe leaves to the policy.
+        _, member, field = key.split(".")
+        return settings(recipe.augment)[member].get(field)
     return value
 
 

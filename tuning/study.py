@@ -16,6 +16,7 @@ import ray.tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.search import Searcher
 
+from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
@@ -44,11 +45,15 @@ _SAVED_S = 600.0
 _ACTOR_RESTARTS = 3
 # After so many deadly trials in one command it is not the trials.
 _DEADLY_TRIALS = 100
+# Trials that hear the end by then stop by themselves; one whose actor waits for a CPU never does.
+_HEARD_S = 10.0
 _TUNE_ENV = {
     # Ctrl-C is to end the command, not to be counted.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The study has tables and curves of its own.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A trial's end is told by the study, in a line.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Not every result is an evaluation.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # It writes its state for Tuner.restore, which is not how a study goes on.
@@ -183,11 +188,16 @@ class _Run:
             limits.pruner,
             study.objectives[0],
             self.base.epochs,
-            len(self.store.classes),
+            *self.classes(),
             earlier,
             self.note,
             self.prune,
         )
+
+    def classes(self) -> tuple[int, float]:
+        """How many there are, and the share of the training records that the largest has."""
+        counts = self.store.records("train")["label"].value_counts(normalize=True)
+        return len(self.store.classes), float(counts.max())
 
     def has_more(self) -> bool:
         """Whether a trial is left to run."""
@@ -201,30 +211,24 @@ class _Run:
             environment(_TUNE_ENV),
             tempfile.TemporaryDirectory(prefix="ctray-", ignore_cleanup_errors=True) as scratch,
         ):
-
-            def close(*_: object) -> None:
-                self.is_over.set()
-                self.desk.close.remote()
-
             lanes = [
                 self.begin_lane(number, f"{scratch}/lane-{number}")
                 for number in range(self.study.plan.runs)
             ]
             for lane in lanes:
                 # Without a lane nothing moves; that it went home at the end says nothing new.
-                lane.add_done_callback(close)
-            timer = threading.Timer(self.limits.time_budget_s or 0.0, close)
+                lane.add_done_callback(self.close)
+            timer = threading.Timer(self.limits.time_budget_s or 0.0, self.close)
             if self.limits.time_budget_s is not None:
                 timer.start()
             try:
                 self.tune(scratch)
             except ray.tune.TuneError as error:
-                # What the judge raises, Tune raises as text.
                 raise self.error or error from error
             finally:
                 timer.cancel()
+                self.close()
                 if not cluster_has_died():
-                    close()
                     self.wait_for(lanes)
         # Tune keeps handles of it. A lane that is left may still ask, and is to hear the end.
         if all(lane.done() for lane in lanes):
@@ -234,6 +238,12 @@ class _Run:
         for lane in lanes:
             if lane.done():
                 lane.result()
+
+    def close(self, *_: object) -> None:
+        """Let nothing more be begun, and what is at work save and end."""
+        self.is_over.set()
+        if self.desk is not None and not cluster_has_died():
+            self.desk.close.remote()
 
     def begin_lane(self, number: int, scratch: str) -> Future[None]:
         """Run a lane in a thread, for which the end of this process does not wait."""
@@ -283,6 +293,7 @@ class _Run:
             ),
             run_config=ray.tune.RunConfig(
                 name="search",
+                stop=_Stopper(self.is_over),
                 storage_path=scratch,
                 verbose=0,
                 failure_config=cast(Any, ray.tune.FailureConfig)(max_failures=_ACTOR_RESTARTS),
@@ -339,13 +350,21 @@ class _Run:
 
     @contextlib.contextmanager
     def error_kept(self) -> Iterator[None]:
-        """Keep what is raised in the block: Tune makes text of it, or tries the trial again."""
+        """End the search with what is raised in the block.
+
+        Tune would make text of it, try the trial again, or print it and go on.
+        """
         try:
             yield
         except UserError as error:
-            self.error = error
-            self.is_over.set()
-            raise
+            self.fail(error)
+        except OSError as error:
+            self.fail(UserError(f"{storage.cause(error)}; run the same command again"))
+
+    def fail(self, error: UserError) -> None:
+        """End the search; what went wrong first is what is told."""
+        self.error = self.error or error
+        self.close()
 
     def remember(self, number: int, result: dict[str, Any]) -> None:
         """Put a result into the memory; a trial whose actor died tells again from its start."""
@@ -368,6 +387,12 @@ class _Run:
             model = self.models.setdefault(_architecture(self.recipes[number]), model)
             self.memory.model(number, *model, self.study.latency_budget_ms)
         elif result["ended"] == "finished":
+            bundle = self.study.bundle(number)
+            if not (bundle / storage.SUMS).is_file():
+                raise UserError(
+                    f"{bundle} was written on another machine and is not here: put --out on a "
+                    "folder that all machines of the cluster share"
+                )
             self.end(number, "finished", "")
         elif result["ended"] == "failed":
             self.end(number, "failed", result["reason"])
@@ -375,8 +400,8 @@ class _Run:
             # Not the trial's fault, and the next would meet it, too.
             raise UserError(f"{result['reason']}; make room, then run the same command again")
         elif result["ended"] == "slow":
-            latency, _ = self.models[_architecture(self.recipes[number])]
-            self.end(number, "pruned", self.too_slow(latency))
+            # As its lane measured it; of a model that two lanes measured, the first figure is kept.
+            self.end(number, "pruned", self.too_slow(result["latency_ms"]))
 
     def prune(self, number: int, reason: str) -> None:
         """End a trial before its last epoch."""
@@ -458,7 +483,9 @@ class _Suggestions(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next job, or that there are no more."""
-        job = self._run.next_job()
+        job = None
+        with self._run.error_kept():
+            job = self._run.next_job()
         if job is None:
             return cast(Any, Searcher.FINISHED)
         self._numbers[trial_id] = job["number"]
@@ -473,6 +500,29 @@ class _Suggestions(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """The memory is on disk."""
+
+
+class _Stopper(ray.tune.Stopper):
+    """Ends what does not end by itself when the search is over: a trial that has no actor."""
+
+    def __init__(self, is_over: threading.Event) -> None:
+        self._is_over = is_over
+        self._since: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes it down for `Tuner.restore`, which is not how a study goes on."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial by itself: the judge does that."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether those that hear the end have had time to."""
+        if not self._is_over.is_set():
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > _HEARD_S
 
 
 def _architecture(recipe: Recipe) -> tuple[Any, ...]:

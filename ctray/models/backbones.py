@@ -37,7 +37,7 @@ def build_model(
     extra: dict[str, Any] = {} if takes_any_size(backbone) else {"img_size": image_size}
     extra |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        return timm.create_model(
+        model = timm.create_model(
             timm_name(backbone), num_classes=num_classes, drop_rate=dropout, **extra
         )
     except (AssertionError, TypeError) as error:
@@ -46,6 +46,9 @@ def build_model(
         raise UserError(
             f"{backbone} cannot be built for {image_size} px images: {error}"
         ) from error
+    if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]
+        raise UserError(f"{backbone} has several classifiers, and ctray trains one: take another")
+    return model
 
 
 def initial_model(recipe: Recipe, num_classes: int) -> nn.Module:

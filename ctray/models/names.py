@@ -25,8 +25,10 @@ def check_backbone(name: str) -> None:
     import timm
 
     # timm names one architecture's weights after a dot: resnet18.a1_in1k.
-    if timm_name(name).partition(".")[0] in timm.list_models():
+    wanted = timm_name(name)
+    known = timm.list_models(pretrained=True) if "." in wanted else timm.list_models()
+    if wanted in known:
         return
-    near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
+    near = difflib.get_close_matches(name, [SMALL_CNN, *known], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use small_cnn or a name of timm.list_models()"
     raise UserError(f"unknown backbone {name!r}; {hint}")

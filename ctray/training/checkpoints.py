@@ -116,6 +116,8 @@ class Writer:
         self._uri = uri
         self._last: int | None = state["step"] if state else None
         self._best_file: str | None = state["best_file"] if state else None
+        # That of the checkpoint before the last.
+        self._earlier_best = self._best_file
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
 
@@ -152,16 +154,17 @@ class Writer:
                 f"{storage.cause(error)}; {good}"
             ) from error
         self._last = snapshot.step
+        kept = {self._best_file, self._earlier_best}
+        self._earlier_best = self._best_file
         # What cannot be deleted now is deleted after the next one.
         with contextlib.suppress(OSError):
-            self._prune()
+            self._prune(kept)
 
-    def _prune(self) -> None:
+    def _prune(self, kept_bests: set[str | None]) -> None:
         steps = _names(self._uri, "step")[:-_KEPT]
-        # The checkpoint before this one may refer to the best before.
-        bests = [name for name in _names(self._uri, "best") if name != self._best_file]
+        bests = [name for name in _names(self._uri, "best") if name not in kept_bests]
         halves = [name for name in storage.files(self._uri) if _is_half(name)]
-        for name in (*steps, *bests[: 1 - _KEPT], *halves):
+        for name in (*steps, *bests, *halves):
             storage.delete(storage.join(self._uri, name))
 
 

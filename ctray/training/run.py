@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ctray import storage
 from ctray.config import Recipe
-from ctray.data.store import Store
+from ctray.data.store import Store, is_store
 from ctray.errors import UserError
 from ctray.provenance import versions
 from ctray.training.plan import Plan
@@ -33,6 +33,10 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
     difference = recipe.difference(recorded_recipe(settings["recipe"]))
     if not difference and settings["data"] != str(data.resolve()):
         difference = f"data {settings['data']}, not {data.resolve()}"
+    if not difference and is_store(data):
+        now = Store.open(data, columns=["split"]).fingerprint
+        if now != settings["fingerprint"]:
+            difference = f"an earlier version of {data}"
     if difference:
         raise UserError(
             f"--out {out} holds a finished run with {difference}: choose another folder"
@@ -66,8 +70,9 @@ def run_folder(
         )
     new = storage.new_folder(out, is_kept=lambda: _any(checkpoints))
     with contextlib.nullcontext() if begun else new:
-        # Before anything takes long: by this file a killed run is known as one.
-        _write(out, recipe, data, {})
+        if not begun:
+            # Before anything takes long: by this file a killed run is known as one.
+            _write(out, recipe, data, {})
         _check_writable(checkpoints)
         yield
 

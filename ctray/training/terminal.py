@@ -1,11 +1,15 @@
 """What a person at a terminal sees of a run: a bar and a line an evaluation; in a pipe, lines."""
 
 import itertools
+import os
+import sys
 import time
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ctray import storage
 
 
 class Terminal:
@@ -20,7 +24,10 @@ class Terminal:
     def __init__(self, console: Console, started: dict[str, float] | None = None) -> None:
         self._started = None if started is None else started | {"workers": time.time()}
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True)
+        # rich would take the lines of a pipe to where the bar is.
+        self._bar = Progress(
+            *columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()
+        )
         self._bar.disable = not console.is_terminal
         self._task = self._bar.add_task("", total=None)
 
@@ -34,7 +41,7 @@ class Terminal:
     def start(self, step: int, interval: int, workers: int, again: bool) -> None:
         """Say where a run goes on."""
         if step or again:
-            what = f"a worker died: {workers} new go on" if again else "resumed"
+            what = f"the workers were replaced, {workers} go on" if again else "resumed"
             self.say(
                 f"{what} from step {step}; at most {interval} steps, and those while it was "
                 "written, are done again"
@@ -69,5 +76,10 @@ class Terminal:
         )
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, flush=True)
+        """Print a line; the run goes on when nobody reads it, such as behind `| head`."""
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            print(f"warning: {storage.cause(error)}: the run goes on unseen", file=sys.stderr)
+            # What comes later, and what is still in the buffer, would raise again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

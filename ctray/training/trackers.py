@@ -88,9 +88,10 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self.close(False)
-        after = int(history[-1]["step"]) + 1 if history else None
+        # Also from the beginning: an evaluation may be lost with the checkpoint it came before.
+        after = int(history[-1]["step"]) + 1 if history else 0
         # Two files of one second would have one name.
-        suffix = f".{after or 0}"
+        suffix = f".{after}"
         self._writer = SummaryWriter(
             str(self._folder),
             purge_step=after,

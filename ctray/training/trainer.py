@@ -32,7 +32,7 @@ from ray.util.queue import Queue
 from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
-from ctray.data.stream import steps_per_epoch
+from ctray.data.stream import share_of, steps_per_epoch
 from ctray.errors import UserError
 from ctray.session import cluster_has_died
 from ctray.training.backend import LazyTorchConfig
@@ -119,6 +119,13 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
         raise UserError(
             f"batch_size={recipe.batch_size} is too small for {plan.workers} workers: "
             f"--set batch_size={least + 1} or more"
+        )
+    last = share_of(recipe.batch_size, plan.workers - 1, plan.workers)
+    fewest = last.stop - last.start
+    if recipe.accumulate > fewest:
+        raise UserError(
+            f"accumulate={recipe.accumulate} is more than the {fewest} records of a worker's "
+            f"batch: --set accumulate={fewest} or less"
         )
 
 
@@ -329,7 +336,9 @@ def _run(
                     last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
                     with contextlib.suppress(RayError):
                         ray.get(last, timeout=_LAST_WORD_S)
-                        following.result(timeout=_LAST_WORD_S)
+                        # The last evaluations of a good run are waited for, however slow a
+                        # tracker is.
+                        following.result(timeout=None if finished else _LAST_WORD_S)
             except TimeoutError:
                 pass
             finally:

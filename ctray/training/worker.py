@@ -97,6 +97,13 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
         mistake, step = "", 0
         try:
             store = Store.open(Path(job["store"]), job["version"])
+            # The driver made it: a folder of this machine's own would be found out at the end.
+            parent = Path(job["checkpoints"]).parent
+            if "://" not in job["checkpoints"] and not parent.is_dir():
+                raise UserError(
+                    f"{parent} is not there on the machine of a worker: put --out, or "
+                    "--checkpoints, on a folder or URI that all machines reach"
+                )
             found = checkpoints.newest(job["checkpoints"], warnings.append)
             step = found[1]["step"] if found else 0
         except UserError as error:

@@ -146,7 +146,7 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         victims = [command.process_named(name) for name in (MESSENGER, WORKER)]
         wait_for_checkpoint_after(command, folder, 0)
         kill(victims)
-        died = "a worker died: 1 new go on from step "
+        died = "the workers were replaced, 1 go on from step "
         command.wait_for(lambda: command.says(died), "a new worker")
         again = int(str(command).partition(died)[2].partition(";")[0])
         agents = command.named(AGENTS)
@@ -338,7 +338,7 @@ def test_a_machine_that_is_taken_away_loses_no_step(data: Path, tmp_path: Path) 
             with node(f"--address={address}", "--num-cpus=2") as second:
                 second.wait_for(lambda: second.says("Ray runtime started"), "the second node")
                 kill(first.family())
-                died = "a worker died: 1 new go on from step "
+                died = "the workers were replaced, 1 go on from step "
                 command.wait_for(lambda: command.says(died), "a new worker")
                 again = int(str(command).partition(died)[2].partition(";")[0])
                 assert again >= step

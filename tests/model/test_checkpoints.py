@@ -147,3 +147,24 @@ def test_they_live_on_an_object_store(bucket: str) -> None:
     assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 1.0))
     checkpoints.clear(uri)
     assert checkpoints.newest(uri, refuse) is None
+
+
+def test_weights_that_nothing_refers_to_push_nothing_out(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    writer = Writer(uri, None)
+    writer.submit(step(10), best_of(10))
+    writer.submit(step(15))
+    writer.wait()
+    # Of an attempt that was killed before its own checkpoint of step 20 was whole.
+    checkpoints.save(uri, Snapshot("best", 20, {"w": torch.full((2,), -1.0)}, {}))
+    found = checkpoints.newest(uri, refuse)
+    assert found is not None
+    again = Writer(uri, found[1])
+    again.submit(step(20), best_of(20))
+    again.wait()
+    (newest,) = tmp_path.glob("step-000000020-*")
+    newest.write_bytes(b"damaged")
+    found = checkpoints.newest(uri, lambda _: None)
+    assert found is not None
+    assert found[1]["step"] == 15
+    assert len(list(tmp_path.glob("best-*"))) == 2

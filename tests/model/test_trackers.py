@@ -53,6 +53,18 @@ def test_tensorboard_forgets_what_comes_again(tmp_path: Path) -> None:
     assert found == [(10, 0.1), (20, 0.2), (30, 0.2)]
 
 
+def test_tensorboard_forgets_an_evaluation_that_was_never_saved(tmp_path: Path) -> None:
+    for value in (0.1, 0.2):
+        board = TensorBoard(tmp_path)
+        board.start([])
+        board.row(row(10, value))
+        board.close(True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, round(event.value, 3)) for event in events.Scalars("val/loss")]
+    assert found == [(10, 0.2)]
+
+
 def test_mlflow_gets_parameters_and_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,3 +193,16 @@ def test_closing_lets_everybody_go() -> None:
         assert verdict == "more"
 
     run(scene())
+
+
+def test_a_lane_that_waits_long_is_told_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other workers of it wait for its first one's word, and not for ever."""
+    monkeypatch.setattr("tuning.desk._LATER_S", 0.01)
+
+    async def scene() -> None:
+        desk = Desk()
+        assert await desk.take(0) == "later"
+        await desk.submit(job(0))
+        assert await desk.take(0) == job(0)
+
+    run(scene())

@@ -134,8 +134,19 @@ def test_seconds_are_of_all_commands_together(tmp_path: Path) -> None:
 def test_another_subject_is_refused(tmp_path: Path) -> None:
     open_memory(tmp_path)
     open_memory(tmp_path)
-    with pytest.raises(UserError, match=r"has another data.*--out"):
+    with pytest.raises(UserError, match=r"has another --data.*--out"):
         open_memory(tmp_path, about=ABOUT | {"data": "elsewhere"})
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="foreign").ask()
+    with pytest.raises(UserError, match=r"'foreign' in .* was not made by this search"):
+        open_memory(tmp_path, name="foreign")
+
+
+def test_a_storage_of_another_optuna_is_one_sentence(tmp_path: Path) -> None:
+    open_memory(tmp_path)
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.execute("update alembic_version set version_num = 'v9.9.9'")
+    with pytest.raises(UserError, match=r"optuna.db cannot be used"):
+        open_memory(tmp_path)
 
 
 def test_a_locked_storage_is_one_sentence_after_a_while(

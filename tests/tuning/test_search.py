@@ -361,13 +361,47 @@ def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_pa
     assert "Traceback" not in error
 
 
+def test_the_time_budget_ends_a_search_that_a_cluster_has_no_room_for(
+    store: Store, tmp_path: Path
+) -> None:
+    study = study_of(store, tmp_path)
+
+    @ray.remote(num_cpus=ray.cluster_resources()["CPU"])
+    class Other:
+        def ready(self) -> None:
+            pass
+
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    try:
+        trials = run_trials(study, Limits(2, time_budget_s=1.0), Told())
+    finally:
+        ray.kill(other)
+    assert [trial.state for trial in trials] == ["stopped"]
+
+
+def test_a_bundle_that_is_not_here_ends_the_search(store: Store, tmp_path: Path) -> None:
+    told = Told()
+
+    class Unshared(Study):
+        """What its lanes write after an evaluation is on another machine's disk."""
+
+        def bundle(self, number: int) -> Path:
+            return tmp_path / "not here" if told.rows else super().bundle(number)
+
+    base = BASE.model_copy(update={"epochs": 1})
+    study = Unshared(**vars(study_of(store, tmp_path, base)))
+    with pytest.raises(UserError, match=r"not here was written on another machine .* --out on a"):
+        run_trials(study, Limits(1), told)
+
+
 # Before the one that is interrupted, whose trial Ray frees when the process ends.
 def test_studies_leave_no_placement_group_and_no_actor(trials: list[Trial]) -> None:
-    ours = ("RayTrainWorker", "TrainController", "Desk", "TrialRun")
+    ours = ("RayTrainWorker", "TrainController", "Desk", "ResourceTrainable")
 
     def busy() -> list[str]:
         tables = placement_group_table().values()
-        groups = [group["placement_group_id"] for group in tables if group["state"] == "CREATED"]
+        groups = [group["placement_group_id"] for group in tables if group["state"] != "REMOVED"]
         alive = [one["ActorClassName"] for one in actors(actor_state_name="ALIVE").values()]
         return groups + [name for name in alive if name.startswith(ours)]
 

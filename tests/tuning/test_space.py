@@ -45,6 +45,11 @@ def test_the_recipes_defaults_are_the_first_point(tmp_path: Path) -> None:
     # What only another backbone has is not part of it.
     assert "layer_decay" in point
     assert load(tmp_path, "backbone: {choice: [small_cnn]}").point(Recipe()) == []
+    # Whose members the recipe leaves to the policy.
+    wide = Space.load(space_file("wide"))
+    (point,) = wide.point(base)
+    assert set(point) == set(wide.active(point))
+    assert (point["augment.affine.p"], point["augment.noise.p"]) == (0.7, 0.0)
 
 
 CONDITIONAL = """
@@ -203,3 +208,13 @@ def test_a_key_that_depends_on_two_others_is_refused(tmp_path: Path) -> None:
         load(tmp_path, text)
     with pytest.raises(UserError, match="1 is not a key of a recipe"):
         load(tmp_path, "1: {choice: [1]}")
+
+
+def test_a_key_that_others_depend_on_depends_on_none(tmp_path: Path) -> None:
+    text = (
+        "backbone: {choice: [small_cnn]}\ntta: {choice: [none, flip]}\nwhen:\n"
+        "  backbone: {small_cnn: {tta: {choice: [flip]}}}\n"
+        "  tta: {none: {lr: {choice: [0.2]}}}\n"
+    )
+    with pytest.raises(UserError, match="tta cannot depend on backbone"):
+        load(tmp_path, text)

@@ -1,0 +1,85 @@
+"""What a recipe is worth: grouped folds of everything but the test split.
+
+`python bench/folds.py fast default` trains each recipe on every fold by `ctray train`, without its
+refit, and scores its last weights on the records of the fold that it has not seen: not the best
+epoch's, which is chosen by those records. Recipes are chosen by this and not by the test split,
+which no number here depends on. Groups (patients, near-duplicates) stay together, classes are
+spread evenly. `docs/decisions/recipes.md` has what it said.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from kit import alone, ctray, emit, images, note, parser, prepared
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ctray.data.store import Store
+
+FOLDS = 3
+
+
+def folds(store: Store, place: Path) -> list[Path]:
+    """Folders of links to images, each with its own `train` and `val`, as `ctray prepare` reads."""
+    records = store.records("train+val")
+    cut = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    made = []
+    for number, (_, left_out) in enumerate(cut.split(records, records["label"], records["group"])):
+        folder = place / f"fold{number}"
+        split = pd.Series("train", records.index)
+        split.iloc[left_out] = "val"
+        for name, label, file in zip(split, records["label"], records["uri"], strict=True):
+            link = folder / name / label / Path(file).name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        made.append(folder)
+    return made
+
+
+def score(store: Store, recipe: str, epochs: int | None) -> dict[str, float]:
+    """The last evaluation of a training by a recipe, and its seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "run"
+        more = () if epochs is None else ("--epochs", epochs)
+        command = ctray(
+            *("train", "--data", store.root, "--out", out, "--recipe", recipe),
+            *("--set", "refit_epochs=0", *more),
+        )
+        start = time.monotonic()
+        subprocess.run(command, check=True, env=alone(), stdout=sys.stderr)
+        seconds = time.monotonic() - start
+        last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
+    return last | {"command_s": seconds}
+
+
+def main() -> None:
+    """Run the bench."""
+    made = parser(__doc__ or "")
+    made.add_argument("recipes", nargs="*", default=["fast", "default"], help="names or files")
+    options = made.parse_args()
+    epochs = 1 if options.quick else None
+    with images(options) as folder, tempfile.TemporaryDirectory() as root:
+        place = Path(root)
+        store = prepared(folder, place / "store")
+        stores = [prepared(fold, fold.with_suffix(".store")) for fold in folds(store, place)]
+        for recipe in options.recipes:
+            scores = []
+            for number, fold in enumerate(stores, 1):
+                scores.append(score(fold, recipe, epochs))
+                note(f"{recipe}, fold {number} of {FOLDS}: {json.dumps(scores[-1])}")
+            for key, unit in (
+                *(("val_accuracy", "share"), ("val_macro_f1", "share"), ("val_loss", "nats")),
+                ("command_s", "s"),
+            ):
+                value = statistics.mean(one[key] for one in scores)
+                n = int(sum(one["val_records"] for one in scores))
+                emit("folds", f"{recipe}: {key.removeprefix('val_')}", unit, value, n)
+
+
+if __name__ == "__main__":
+    main()
