@@ -4,7 +4,7 @@
 refit, and scores its last weights on the records of the fold that it has not seen: not the best
 epoch's, which is chosen by those records. Recipes are chosen by this and not by the test split,
 which no number here depends on. Groups (patients, near-duplicates) stay together, classes are
-spread evenly. `docs/decisions/recipes.md` has what it said.
+spread evenly.
 """
 
 import json
