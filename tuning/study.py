@@ -230,9 +230,8 @@ class _Run:
                 self.close()
                 if not cluster_has_died():
                     self.wait_for(lanes)
-        # Tune keeps handles of it. A lane that is left may still ask, and is to hear the end.
-        if all(lane.done() for lane in lanes):
-            ray.kill(self.desk)
+        for lane in lanes:
+            lane.add_done_callback(lambda _: self.dismiss_desk(lanes))
         if self.error is not None:
             raise self.error
         for lane in lanes:
@@ -244,6 +243,11 @@ class _Run:
         self.is_over.set()
         if self.desk is not None and not cluster_has_died():
             self.desk.close.remote()
+
+    def dismiss_desk(self, lanes: list[Future[None]]) -> None:
+        """End the desk, of which Tune keeps handles, when no lane is left to hear the end."""
+        if all(lane.done() for lane in lanes) and ray.is_initialized() and not cluster_has_died():
+            ray.kill(self.desk)
 
     def begin_lane(self, number: int, scratch: str) -> Future[None]:
         """Run a lane in a thread, for which the end of this process does not wait."""

@@ -248,6 +248,7 @@ def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
 def test_a_full_disk_ends_the_search_and_costs_no_trial(store: Store, tmp_path: Path) -> None:
     # As full as can be had here: nothing can be made there.
     study = study_of(store, tmp_path)
+    study.memory.enqueue([LEARNS])
     study.folder(0).mkdir(parents=True)
     place = study.folder(0) / "checkpoints"
     place.symlink_to("/dev/null/nothing")
