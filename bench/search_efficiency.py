@@ -33,7 +33,7 @@ from ctray.storage import SUMS
 RECIPE = "deck_small_cnn"
 SEEDS, TRIALS, EPOCHS = 5, 20, 12
 # Images of each class.
-SPLITS = {"train": 100, "val": 200, "test": 400}
+SPLITS = {"train": 100, "val": 200, "test": 250}
 SPACE = """
 backbone: {choice: [small_cnn]}
 image_size: {choice: [32, 40, 48]}
