@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from kit import alone, ctray, emit, images, note, parser, prepared
+from kit import alone, ctray, emit, images, link_images, note, parser, prepared
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ctray.data.store import Store
@@ -33,10 +33,8 @@ def folds(store: Store, place: Path) -> list[Path]:
         folder = place / f"fold{number}"
         split = pd.Series("train", records.index)
         split.iloc[left_out] = "val"
-        for name, label, file in zip(split, records["label"], records["uri"], strict=True):
-            link = folder / name / label / Path(file).name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
+        for name, part in records.groupby(split):
+            link_images(part, folder / str(name))
         made.append(folder)
     return made
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import pandas as pd
 import psutil
 
 from ctray.data.phantom import PhantomSpec, write_folder
@@ -60,6 +61,14 @@ def prepared(folder: Path, place: Path) -> Store:
         ctray("prepare", folder, "--out", place), check=True, env=alone(), stdout=sys.stderr
     )
     return Store.open(place)
+
+
+def link_images(records: pd.DataFrame, place: Path) -> None:
+    """Links to the files of these records, a folder a class with the images in `images`."""
+    for number, (label, uri) in enumerate(zip(records["label"], records["uri"], strict=True)):
+        link = place / label / "images" / f"{number:06d}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path(uri).resolve())
 
 
 def ctray(*words: object) -> list[str]:

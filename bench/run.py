@@ -16,8 +16,8 @@ from kit import NOT_HERE, conditions, note
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
-# What others import or start, and the one that writes a page of its own.
-_NOT_BENCHES = {"kit", "run", "plain_loop", "plain_torch", "tune_over_train", "deck"}
+# What others import or start, and the two that train for hours and write no table here.
+_NOT_BENCHES = {"kit", "run", "plain_loop", "plain_torch", "tune_over_train", "deck", "folds"}
 _HEAD = """# Benchmarks
 
 Ours and the peer's are measured in turn in one run, medians of its rounds; what else ran on the

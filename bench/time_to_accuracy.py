@@ -21,7 +21,18 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from kit import alone, cannot, ctray, emit, images, in_turn, note, parser, prepared
+from kit import (
+    alone,
+    cannot,
+    ctray,
+    emit,
+    images,
+    in_turn,
+    link_images,
+    note,
+    parser,
+    prepared,
+)
 
 from ctray.config import Recipe
 from ctray.data.store import Store
@@ -68,11 +79,7 @@ def of_peer(line: str) -> list[float]:
 def folders(store: Store, place: Path) -> Iterator[Path]:
     """The training and the validation split as the peer reads them: links, a folder a class."""
     for split in ("train", "val"):
-        records = store.records(split)
-        for number, (label, uri) in enumerate(zip(records["label"], records["uri"], strict=True)):
-            link = place / split / label / "images" / f"{number:06d}.png"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(uri).resolve())
+        link_images(store.records(split), place / split)
         yield place / split
 
 

@@ -194,7 +194,7 @@ def train(
     from ctray.models.names import check_backbone
     from ctray.session import import_meanwhile, ray_session
     from ctray.training.plan import make_plan, parse_workers
-    from ctray.training.run import finished_metrics, run_folder, start_of_process, write_config
+    from ctray.training.run import finished_metrics, run_folder, start_of_process
 
     most, least = parse_workers(workers)
     check_backbone(settings.backbone)
@@ -217,7 +217,6 @@ def train(
         store = open_or_prepare(data, out / "store")
         print_store(store)
         print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
-        write_config(out, settings, data, store, plan)
         with Terminal(error_console(), started) as terminal:
             best = train_run(settings, store, out, plan, terminal, folder)
     print(f"best: step {best['step']}, validation {_scores(best)}")

@@ -47,7 +47,7 @@ class Judge(FIFOScheduler):
             objective: by what; a key of the evaluations.
             epochs: a trial that reaches the last is never pruned.
             classes: as many as the data has.
-            largest: share of the training records that the largest of them has.
+            largest: share of the training records that who always answers the largest has right.
             earlier: the study's trials so far.
             on_event: called with a trial's number and each of its results.
             on_prune: called with a trial's number and the reason before it is stopped.

@@ -83,7 +83,7 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             reason = f"the bundle cannot be written to {job['bundle']}: {storage.cause(error)}"
-            return {"ended": "unsaved", "reason": reason}
+            return {"ended": "unsaved", "reason": f"{reason}; make room"}
     elif is_first() and outcome["ended"] == "stopped":
         checkpoints.clear(training["checkpoints"])
     return {"ended": outcome["ended"], "reason": ""}

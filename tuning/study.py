@@ -1,6 +1,7 @@
 """Run the trials of a study: Tune asks and judges, lanes train, the memory keeps it all."""
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,6 @@ import ray.tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.search import Searcher
 
-from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
@@ -183,7 +183,7 @@ class _Run:
         self.desk: Any = None
         self.lost: set[int] = set()
         self.is_over = threading.Event()
-        self.error: UserError | None = None
+        self.error: UserError | OSError | None = None
         self.judge = Judge(
             limits.pruner,
             study.objectives[0],
@@ -195,9 +195,13 @@ class _Run:
         )
 
     def classes(self) -> tuple[int, float]:
-        """How many there are, and the share of the training records that the largest has."""
-        counts = self.store.records("train")["label"].value_counts(normalize=True)
-        return len(self.store.classes), float(counts.max())
+        """How many there are, and the most that who always answers the largest has right.
+
+        An epoch leaves out what fills no batch: a standard error above its share of all records.
+        """
+        labels = self.store.records("train")["label"]
+        share = float(labels.value_counts(normalize=True).max())
+        return len(self.store.classes), share + math.sqrt(share * (1 - share) / len(labels))
 
     def has_more(self) -> bool:
         """Whether a trial is left to run."""
@@ -241,12 +245,12 @@ class _Run:
     def close(self, *_: object) -> None:
         """Let nothing more be begun, and what is at work save and end."""
         self.is_over.set()
-        if self.desk is not None and not cluster_has_died():
+        if self.desk is not None and _ray_hears():
             self.desk.close.remote()
 
     def dismiss_desk(self, lanes: list[Future[None]]) -> None:
         """End the desk, of which Tune keeps handles, when no lane is left to hear the end."""
-        if all(lane.done() for lane in lanes) and ray.is_initialized() and not cluster_has_died():
+        if all(lane.done() for lane in lanes) and _ray_hears():
             ray.kill(self.desk)
 
     def begin_lane(self, number: int, scratch: str) -> Future[None]:
@@ -363,9 +367,11 @@ class _Run:
         except UserError as error:
             self.fail(error)
         except OSError as error:
-            self.fail(UserError(f"{storage.cause(error)}; run the same command again"))
+            # A write to a full disk names no file.
+            error.filename = error.filename or str(self.study.out)
+            self.fail(error)
 
-    def fail(self, error: UserError) -> None:
+    def fail(self, error: UserError | OSError) -> None:
         """End the search; what went wrong first is what is told."""
         self.error = self.error or error
         self.close()
@@ -391,18 +397,12 @@ class _Run:
             model = self.models.setdefault(_architecture(self.recipes[number]), model)
             self.memory.model(number, *model, self.study.latency_budget_ms)
         elif result["ended"] == "finished":
-            bundle = self.study.bundle(number)
-            if not (bundle / storage.SUMS).is_file():
-                raise UserError(
-                    f"{bundle} was written on another machine and is not here: put --out on a "
-                    "folder that all machines of the cluster share"
-                )
             self.end(number, "finished", "")
         elif result["ended"] == "failed":
             self.end(number, "failed", result["reason"])
         elif result["ended"] == "unsaved":
             # Not the trial's fault, and the next would meet it, too.
-            raise UserError(f"{result['reason']}; make room, then run the same command again")
+            raise UserError(f"{result['reason']}, then run the same command again")
         elif result["ended"] == "slow":
             # As its lane measured it; of a model that two lanes measured, the first figure is kept.
             self.end(number, "pruned", self.too_slow(result["latency_ms"]))
@@ -504,6 +504,11 @@ class _Suggestions(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """The memory is on disk."""
+
+
+def _ray_hears() -> bool:
+    """Whether Ray can be asked: a lane may come home after the cluster's death or this session."""
+    return ray.is_initialized() and not cluster_has_died()
 
 
 class _Stopper(ray.tune.Stopper):

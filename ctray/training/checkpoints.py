@@ -30,7 +30,7 @@ _NAME = re.compile(r"(step|best)-(\d{9})-([0-9a-f]{16})\.safetensors")
 
 
 class NotWrittenError(UserError):
-    """A checkpoint cannot be written; what to do is for the command to say."""
+    """A checkpoint cannot be written; with which command to go on is for the command to say."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Writer:
             good = "there is none yet" if none else f"the last good one is of step {self._last}"
             raise NotWrittenError(
                 f"the checkpoint of step {snapshot.step} cannot be written to {self._uri}: "
-                f"{storage.cause(error)}; {good}"
+                f"{storage.cause(error)}; {good}; make room"
             ) from error
         self._last = snapshot.step
         kept = {self._best_file, self._earlier_best}

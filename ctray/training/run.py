@@ -72,15 +72,15 @@ def run_folder(
     with contextlib.nullcontext() if begun else new:
         if not begun:
             # Before anything takes long: by this file a killed run is known as one.
-            _write(out, recipe, data, {})
+            _write(out, _values(recipe) | {"data": str(data.resolve())})
         _check_writable(checkpoints)
         yield
 
 
-def write_config(out: Path, recipe: Recipe, data: Path, store: Store, plan: Plan) -> None:
-    """Write `config.json`: what the run is made from."""
+def write_config(out: Path, recipe: Recipe, store: Store, plan: Plan) -> None:
+    """Complete `config.json`: what the run is made from."""
     more = {"store": str(store.root), "fingerprint": store.fingerprint, "plan": vars(plan)}
-    _write(out, recipe, data, more | {"versions": versions()})
+    _write(out, (_settings(out) or {}) | _values(recipe) | more | {"versions": versions()})
 
 
 def recorded_recipe(values: dict[str, Any]) -> Recipe:
@@ -114,8 +114,11 @@ def _check_writable(uri: str) -> None:
         ) from error
 
 
-def _write(out: Path, recipe: Recipe, data: Path, more: dict[str, Any]) -> None:
-    settings = {"recipe": recipe.model_dump(), "data": str(data.resolve())} | more
+def _values(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe": recipe.model_dump()}
+
+
+def _write(out: Path, settings: dict[str, Any]) -> None:
     text = json.dumps(settings, indent=2) + "\n"
     storage.write_bytes(str(out / _CONFIG), text.encode())
 

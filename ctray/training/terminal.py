@@ -1,5 +1,6 @@
 """What a person at a terminal sees of a run: a bar and a line an evaluation; in a pipe, lines."""
 
+import contextlib
 import itertools
 import os
 import sys
@@ -80,6 +81,9 @@ class Terminal:
         try:
             print(text, flush=True)
         except OSError as error:
-            print(f"warning: {storage.cause(error)}: the run goes on unseen", file=sys.stderr)
             # What comes later, and what is still in the buffer, would raise again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            # It may be the same pipe.
+            with contextlib.suppress(OSError):
+                print(f"warning: {storage.cause(error)}: the run goes on unseen", file=sys.stderr)

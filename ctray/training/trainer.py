@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -37,7 +37,7 @@ from ctray.errors import UserError
 from ctray.session import cluster_has_died
 from ctray.training.backend import LazyTorchConfig
 from ctray.training.plan import Plan
-from ctray.training.run import recorded_recipe
+from ctray.training.run import recorded_recipe, write_config
 from ctray.training.trackers import History, Row, Tracker, TrackerLostError, trackers_for
 from ctray.training.worker import Job, train_loop
 
@@ -120,8 +120,8 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
             f"batch_size={recipe.batch_size} is too small for {plan.workers} workers: "
             f"--set batch_size={least + 1} or more"
         )
-    last = share_of(recipe.batch_size, plan.workers - 1, plan.workers)
-    fewest = last.stop - last.start
+    shares = (share_of(recipe.batch_size, rank, plan.workers) for rank in range(plan.workers))
+    fewest = min(share.stop - share.start for share in shares)
     if recipe.accumulate > fewest:
         raise UserError(
             f"accumulate={recipe.accumulate} is more than the {fewest} records of a worker's "
@@ -263,6 +263,7 @@ def train(
     check_run(recipe, store, plan)
     refit_folder = storage.join(folder, "refit")
     begun = _begun(recipe, store, folder, listener)
+    write_config(out, recipe, store, plan)
     title = f"{recipe.backbone}, {store.root.name}"
     if begun is not None and begun["finished"]:
         # Killed after it, in its refit: the last line of the history may not have been written.
@@ -326,7 +327,7 @@ def _run(
         try:
             outcome = fit(trainer)
             if "error" in outcome:
-                fix = "; make room, then run the same command with --resume"
+                fix = ", then run the same command with --resume"
                 raise UserError(outcome["error"] + fix * outcome["is_unsaved"])
             finished = True
         finally:
@@ -336,9 +337,7 @@ def _run(
                     last = messages.actor.put.remote(None)  # type: ignore[attr-defined]
                     with contextlib.suppress(RayError):
                         ray.get(last, timeout=_LAST_WORD_S)
-                        # The last evaluations of a good run are waited for, however slow a
-                        # tracker is.
-                        following.result(timeout=None if finished else _LAST_WORD_S)
+                        _wait_for(following, messages, finished)
             except TimeoutError:
                 pass
             finally:
@@ -414,6 +413,21 @@ def _follow(
             listener.row(content)
         else:
             listener.say(content)
+
+
+def _wait_for(following: Future[None], messages: Queue, finished: bool) -> None:
+    """Wait a while for what is left to be passed on; of a good run all, however slow a tracker is.
+
+    Raises:
+        TimeoutError: it takes too long, or nothing can come any more.
+    """
+    while True:
+        try:
+            return following.result(timeout=_LAST_WORD_S)
+        except TimeoutError:
+            left = ray.get(messages.actor.qsize.remote(), timeout=_LAST_WORD_S)  # type: ignore[attr-defined]
+            if not (finished and left):
+                raise
 
 
 def _tell(trackers: list[Tracker], listener: Listener, kind: str, content: Any) -> None:

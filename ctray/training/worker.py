@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypedDict
 
 from ray.util.queue import Queue
 
+from ctray.errors import UserError
+
 # What a refit learns from.
 REFIT_SPLIT = "train+val"
 
@@ -82,7 +84,6 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
     from ctray.config import PreprocessSpec, Recipe
     from ctray.data.store import Store
     from ctray.data.stream import Stream
-    from ctray.errors import UserError
     from ctray.training import checkpoints
     from ctray.training.feed import Feed
 
@@ -94,20 +95,21 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
     recipe = Recipe.model_validate(job["recipe"])
     try:
         warnings: list[str] = []
-        mistake, step = "", 0
+        mistake: UserError | None = None
+        step = 0
         try:
             store = Store.open(Path(job["store"]), job["version"])
             # The driver made it: a folder of this machine's own would be found out at the end.
             parent = Path(job["checkpoints"]).parent
             if "://" not in job["checkpoints"] and not parent.is_dir():
-                raise UserError(
+                raise checkpoints.NotWrittenError(
                     f"{parent} is not there on the machine of a worker: put --out, or "
                     "--checkpoints, on a folder or URI that all machines reach"
                 )
             found = checkpoints.newest(job["checkpoints"], warnings.append)
             step = found[1]["step"] if found else 0
         except UserError as error:
-            mistake = str(error)
+            mistake = error
         _agree(context.get_world_size(), step, mistake)
         split = "train" if job["refit_of"] is None else REFIT_SPLIT
         place = (context.get_world_rank(), context.get_world_size())
@@ -133,19 +135,17 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
         }
 
 
-def _agree(world: int, step: int, mistake: str) -> None:
+def _agree(world: int, step: int, mistake: UserError | None) -> None:
     """Raise UserError on all workers when one made a mistake or found another checkpoint."""
     import torch.distributed
 
-    from ctray.errors import UserError
-
-    seen: list[tuple[int, str]] = [(step, mistake)]
+    seen: list[tuple[int, UserError | None]] = [(step, mistake)]
     if world > 1:
         seen = seen * world
         torch.distributed.all_gather_object(seen, (step, mistake))
-    for _, text in seen:
-        if text:
-            raise UserError(text)
+    for _, error in seen:
+        if error is not None:
+            raise error
     if len({number for number, _ in seen}) > 1:
         raise UserError(
             "the workers do not see the same checkpoints: name a place that all machines reach "

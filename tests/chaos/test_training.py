@@ -188,6 +188,11 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         assert command.says(f"{torn} is damaged: going on from the checkpoint before it")
         assert resumed_from(command) == step
 
+    known = (out / "config.json").read_bytes()
+    with running(*train(data, out, "--resume", "--set", "lr=0.1")) as command:
+        assert_one_sentence(command, "the run to resume has lr=0.003, not 0.1")
+    assert (out / "config.json").read_bytes() == known, "the record of the recipe"
+
     step = max(saved(folder))
     refit = folder / "refit"
     with running(*train(data, out, "--resume")) as command:

@@ -59,6 +59,11 @@ def test_tensorboard_forgets_an_evaluation_that_was_never_saved(tmp_path: Path) 
         board.start([])
         board.row(row(10, value))
         board.close(True)
+        if value == 0.1:
+            # Its name is the second it was begun in: the other one's would be the same.
+            (file,) = (tmp_path / "tensorboard").iterdir()
+            file.rename(file.with_name("events.out.tfevents.0000000001.killed"))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     found = [(event.step, round(event.value, 3)) for event in events.Scalars("val/loss")]

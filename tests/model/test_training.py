@@ -238,8 +238,9 @@ def test_a_batch_that_cannot_be_shared_is_one_sentence(
     small = tiny_recipe.model_copy(update={"batch_size": 2})
     with pytest.raises(UserError, match=r"batch_size=2 is too small for 2 workers.*batch_size=4"):
         train_tiny(small, store, tmp_path, workers=2)
-    parts = tiny_recipe.model_copy(update={"batch_size": 8, "accumulate": 5})
-    with pytest.raises(UserError, match=r"accumulate=5 is more than the 4 records of a worker's"):
+    # The first of the two gets two of the six.
+    parts = tiny_recipe.model_copy(update={"batch_size": 6, "accumulate": 3})
+    with pytest.raises(UserError, match=r"accumulate=3 is more than the 2 records of a worker's"):
         train_tiny(parts, store, tmp_path, workers=2)
 
 

@@ -381,19 +381,20 @@ def test_the_time_budget_ends_a_search_that_a_cluster_has_no_room_for(
     assert [trial.state for trial in trials] == ["stopped"]
 
 
-def test_a_bundle_that_is_not_here_ends_the_search(store: Store, tmp_path: Path) -> None:
-    told = Told()
+def test_a_folder_that_a_lane_does_not_see_ends_the_search_and_costs_no_trial(
+    store: Store, tmp_path: Path
+) -> None:
+    study = study_of(store, tmp_path)
 
-    class Unshared(Study):
-        """What its lanes write after an evaluation is on another machine's disk."""
+    class Elsewhere(Told):
+        """What was made for a trial is on the disk of another machine than its lane's."""
 
-        def bundle(self, number: int) -> Path:
-            return tmp_path / "not here" if told.rows else super().bundle(number)
+        def begin(self, number: int, params: dict[str, Any]) -> None:
+            study.folder(number).rmdir()
 
-    base = BASE.model_copy(update={"epochs": 1})
-    study = Unshared(**vars(study_of(store, tmp_path, base)))
-    with pytest.raises(UserError, match=r"not here was written on another machine .* --out on a"):
-        run_trials(study, Limits(1), told)
+    with pytest.raises(UserError, match=r"0000 is not there on the machine .* then run the same"):
+        run_trials(study, Limits(2), Elsewhere())
+    assert [trial.state for trial in study.memory.trials()] == ["stopped"]
 
 
 # Before the one that is interrupted, whose trial Ray frees when the process ends.

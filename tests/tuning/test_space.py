@@ -161,6 +161,12 @@ def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
             "backbone: {choice: [small_cnn]}\nwhen: {backbone: {small_cnn: {lrr: {choice: [1]}}}}",
             "did you mean 'lr'",
         ),
+        (
+            "backbone: {choice: [small_cnn]}\ntta: {choice: [none, flip]}\nwhen:\n"
+            "  backbone: {small_cnn: {tta: {choice: [flip]}}}\n"
+            "  tta: {none: {lr: {choice: [0.2]}}}\n",
+            "tta cannot depend on backbone",
+        ),
     ],
 )
 def test_a_wrong_space_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -208,13 +214,3 @@ def test_a_key_that_depends_on_two_others_is_refused(tmp_path: Path) -> None:
         load(tmp_path, text)
     with pytest.raises(UserError, match="1 is not a key of a recipe"):
         load(tmp_path, "1: {choice: [1]}")
-
-
-def test_a_key_that_others_depend_on_depends_on_none(tmp_path: Path) -> None:
-    text = (
-        "backbone: {choice: [small_cnn]}\ntta: {choice: [none, flip]}\nwhen:\n"
-        "  backbone: {small_cnn: {tta: {choice: [flip]}}}\n"
-        "  tta: {none: {lr: {choice: [0.2]}}}\n"
-    )
-    with pytest.raises(UserError, match="tta cannot depend on backbone"):
-        load(tmp_path, text)
