@@ -21,6 +21,7 @@ from ctray.config import PreprocessSpec, Recipe
 from ctray.data.store import Store
 from ctray.data.stream import Stream
 from ctray.errors import UserError
+from ctray.provenance import versions
 from ctray.training import trainer
 from ctray.training.loop import Training
 from ctray.training.trackers import HISTORY_KEYS
@@ -32,7 +33,12 @@ def history(run: Path) -> list[dict[str, float]]:
 
 def test_it_writes_what_scripts_rely_on(run: Path, tiny_recipe: Recipe, store: Store) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names == {"bundle", "curves.png", "history.jsonl", "tensorboard"}
+    assert names == {"bundle", "config.json", "curves.png", "history.jsonl", "tensorboard"}
+    config = json.loads((run / "config.json").read_text())
+    assert Recipe.model_validate(config["recipe"]) == tiny_recipe
+    assert config["fingerprint"] == store.fingerprint
+    assert config["plan"]["workers"] == 1
+    assert config["versions"] == versions()
     rows = history(run)
     steps = len(store.records("train")) // tiny_recipe.batch_size
     every = tiny_recipe.evaluate_every
