@@ -1,10 +1,11 @@
 """Training: images a second against a plain PyTorch loop, and the time to the first step.
 
 Ours is `ctray train` as one types it, on the CPU, with batches of 32, its augmentation and its
-checkpoints: images a second of the second epoch, as `history.jsonl` has it, which leaves start-up
-and evaluations out. The peer is `plain_loop.py`, in a process of its own on as many threads as the
-machine has cores: the same steps over images that lie in memory at their final size, without
-augmentation, evaluation or checkpoints. Sides take turns, and none runs beside another.
+checkpoints, at one image size: images a second of the second epoch, as `history.jsonl` has it,
+which leaves start-up and evaluations out. The peer is `plain_loop.py`, in a process of its own on
+as many threads as the machine has cores: the same steps over images that lie in memory at their
+final size, without augmentation, evaluation or checkpoints. Sides take turns, and none runs beside
+another.
 
 The first step is the one that the commands with the default recipe's backbone reported, counted
 from the start of the process; by then everything they read has been read before.
@@ -37,7 +38,7 @@ def ours(store: Store, recipe: Recipe, workers: int, firsts: list[dict[str, floa
     """Images a second of `ctray train`; appends what its first step took, part by part."""
     settings = {name: getattr(recipe, name) for name in ("backbone", "weights", "image_size")}
     given = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    given.append("refit_epochs=0")
+    given += ["small_share=0", "refit_epochs=0"]
     with tempfile.TemporaryDirectory() as place:
         command = ctray(
             *("train", "--data", store.root, "--out", Path(place) / "run"),

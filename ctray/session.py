@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import psutil
 import ray
@@ -206,14 +206,21 @@ def free_port() -> int:
     raise UserError(f"every TCP port from {_PORTS.start} to {_PORTS.stop - 1} is taken: free one")
 
 
-def cluster_capacity() -> tuple[dict[str, float], list[float]]:
-    """What the cluster has, or may grow to: total resources, and the CPUs of each live node."""
+class Node(NamedTuple):
+    """What a live machine of the cluster has."""
+
+    cpus: float
+    gpus: int = 0
+
+
+def cluster_capacity() -> tuple[dict[str, float], list[Node]]:
+    """What the cluster has, or may grow to: total resources, and the live machines."""
     total = {name: float(value) for name, value in ray.cluster_resources().items()}
     largest = ray_state.get_max_resources_from_cluster_config() or {}
     for name, value in largest.items():
         total[name] = max(total.get(name, 0.0), float(value))
-    nodes = [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
-    return total, sorted(nodes, reverse=True)
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return total, [Node(one.get("CPU", 0.0), int(one.get("GPU", 0))) for one in alive]
 
 
 @contextlib.contextmanager

@@ -129,11 +129,26 @@ def bucket() -> Iterator[str]:
             os.environ[name] = value
 
 
+def _real(name: str) -> Path:
+    root = Path(os.environ.get("CTRAY_TEST_DATA", REPOSITORY / ".." / "shared" / "data"))
+    if not (root / name).is_dir():
+        pytest.skip(f"no real images at {root / name}: set CTRAY_TEST_DATA")
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def radiographs() -> Path:
     """The real radiographs; tests that need them are skipped where they are not."""
-    root = Path(os.environ.get("CTRAY_TEST_DATA", REPOSITORY / ".." / "shared" / "data"))
-    folder = root / "radiography"
-    if not folder.is_dir():
-        pytest.skip(f"no real images at {folder}: set CTRAY_TEST_DATA")
-    return folder
+    return _real("radiography")
+
+
+@pytest.fixture(scope="session")
+def slices() -> Path:
+    """Real CT slices of two classes; tests that need them are skipped where they are not."""
+    return _real("ct")
+
+
+@pytest.fixture(scope="session")
+def dicoms() -> Path:
+    """Real DICOM radiographs; tests that need them are skipped where they are not."""
+    return _real("dicom")

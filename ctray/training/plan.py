@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ctray.errors import UserError
-from ctray.session import cluster_capacity
+from ctray.session import Node, cluster_capacity
 
 # What a search trial's driver holds, and what is left to the data tasks of each run.
 DRIVER_CPUS = 0.1
@@ -111,14 +111,14 @@ def make_plan(
 def plan_for(
     cpus: float,
     gpus: int,
-    nodes: list[float],
+    nodes: list[Node],
     workers: int | None,
     runs: int | None,
     at_most: int | None = None,
     gpu_share: float | None = None,
     option: str = "--workers",
 ) -> Plan:
-    """The plan for a cluster of `cpus` and `gpus` in all, with these CPUs on its live nodes."""
+    """The plan for a cluster of `cpus` and `gpus` in all, of which these machines are there."""
     gpu = gpus > 0
     if gpu_share is not None:
         _check_share(gpu_share, gpus, workers)
@@ -146,18 +146,17 @@ def plan_for(
         )
     spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
     share = spare / (runs * workers)
-    if gpu or sum(nodes) < cpus:
-        # The machines that will join are of unknown size.
-        share = min(share, _CPUS_ANYWHERE)
-    else:
-        share = min(share, max(nodes) - DRIVER_CPUS - _DATA_CPUS)
-        while _places(nodes, share) < runs * workers and share > _LEAST_CPUS:
-            share -= 0.05
     if share < _LEAST_CPUS:
         raise UserError(
             f"{runs} run(s) of {workers} worker(s) leave {share:.1f} CPUs a worker, "
             f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
         )
+    grows = sum(node.cpus for node in nodes) < cpus or sum(node.gpus for node in nodes) < gpus
+    if gpu or grows:
+        # The machines that will join are of unknown size.
+        share = min(share, _CPUS_ANYWHERE)
+    if not grows:
+        share = _share_that_fits(nodes, share, runs * workers, gpu_share or 1.0 if gpu else None)
     share = math.floor(share * 100) / 100
     threads = max(1, math.ceil(share))
     return Plan(workers, gpu, share, threads, runs, gpu_share=gpu_share or 1.0)
@@ -175,5 +174,33 @@ def _check_share(share: float, gpus: int, workers: int | None) -> None:
         )
 
 
-def _places(nodes: list[float], share: float) -> int:
-    return sum(math.floor(node / share) for node in nodes)
+def _share_that_fits(
+    nodes: list[Node], share: float, workers: int, gpu_share: float | None
+) -> float:
+    """The most CPUs, up to `share`, with which all workers find a place on these machines.
+
+    Args:
+        nodes: all there will be.
+        share: CPUs of a worker, if they were all on one machine.
+        workers: of all runs.
+        gpu_share: of a GPU that each needs on the same machine; None: it needs none.
+    """
+    largest = max(node.cpus for node in nodes if gpu_share is None or node.gpus)
+    share = max(_LEAST_CPUS, min(share, largest - DRIVER_CPUS - _DATA_CPUS))
+
+    def places(cpus: float) -> int:
+        free = [math.floor(node.cpus / cpus) for node in nodes]
+        if gpu_share is not None:
+            each = math.floor(1 / gpu_share)
+            free = [min(n, node.gpus * each) for n, node in zip(free, nodes, strict=True)]
+        return sum(free)
+
+    while places(share) < workers:
+        if share == _LEAST_CPUS:
+            needs = f"{_LEAST_CPUS} CPUs" + " and a GPU" * (gpu_share is not None)
+            raise UserError(
+                f"{workers} worker(s) need {needs} each on one machine, and the machines of this "
+                f"cluster have room for {places(share)}: use fewer workers or other machines"
+            )
+        share = max(_LEAST_CPUS, share - 0.05)
+    return share

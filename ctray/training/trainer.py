@@ -203,7 +203,7 @@ def fit(
         fewer: options that ask for fewer workers.
 
     Raises:
-        UserError: the processes die again and again.
+        UserError: raised by a worker each time, or the processes die again and again.
     """
     try:
         return cast(Any, trainer.fit()).return_value
@@ -211,6 +211,10 @@ def fit(
         raise UserError(f"the process that directs the training died: {again}") from error
     except ray.train.WorkerGroupError as error:
         failures = error.worker_failures.values()
+        for failure in failures:
+            # Of one worker of several, of which the others could not be told.
+            if isinstance(failure, UserError):
+                raise failure from error
         deaths = [one for one in failures if isinstance(one, WorkerHealthCheckFailedError)]
         if not deaths:
             raise

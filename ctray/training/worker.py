@@ -1,12 +1,16 @@
 """Where a Ray Train worker starts: the batches come while the model's libraries are imported."""
 
+import math
 import time
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from ray.util.queue import Queue
 
 from ctray.errors import UserError
+
+if TYPE_CHECKING:
+    from ctray.config import Recipe
 
 # What a refit learns from.
 REFIT_SPLIT = "train+val"
@@ -133,6 +137,22 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
             "error": str(error),
             "is_unsaved": isinstance(error, checkpoints.NotWrittenError),
         }
+    except torch.OutOfMemoryError as error:
+        mistake = _too_large(recipe, context.get_world_size(), str(device))
+        if context.get_world_size() > 1:
+            # The others wait for this one's gradients: by an exception Ray ends them, too.
+            raise mistake from error
+        return {"error": str(mistake), "is_unsaved": False}
+
+
+def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
+    """The sentence for a GPU that has too little memory."""
+    records = math.ceil(recipe.batch_size / world / recipe.accumulate)
+    return UserError(
+        f"{device} has too little memory for {records} records of {recipe.image_size} px at a "
+        f"time: in another --out, --set accumulate={2 * recipe.accumulate} halves them, and a "
+        "smaller image_size helps, too"
+    )
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:

@@ -209,6 +209,36 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
     assert_same_end(out, undisturbed)
 
 
+def test_a_kill_amid_a_checkpoint_leaves_none_that_is_loaded(data: Path, tmp_path: Path) -> None:
+    """The run goes on from the newest whole one; what was half written goes."""
+    out = tmp_path / "run"
+    folder = out / "checkpoints"
+    # 180 MB after every step: most of the time one is being written.
+    large = ("backbone=resnet18", "weights=none", "checkpoint_every=1", "refit_epochs=0")
+    with running(*train(data, out, *(word for one in large for word in ("--set", one)))) as command:
+        victim = command.process_named(WORKER)
+        wait_for_checkpoint_after(command, folder, 0)
+
+        def is_stopped_amid_one() -> bool:
+            if not list(folder.glob("*.partial")):
+                return False
+            victim.suspend()
+            if list(folder.glob("*.partial")):
+                return True
+            victim.resume()
+            return False
+
+        command.wait_for(is_stopped_amid_one, "a checkpoint half written")
+        [half] = folder.glob("*.partial")
+        whole = max(saved(folder))
+        kill([victim])
+        again = f"the workers were replaced, 1 go on from step {whole};"
+        command.wait_for(lambda: command.says(again), again)
+        wait_for_checkpoint_after(command, folder, whole)
+        command.wait_for(lambda: not half.exists(), "the half is deleted")
+        assert not command.says("damaged")
+
+
 def test_a_finished_run_is_left_as_it_is(data: Path, undisturbed: Path) -> None:
     """The same command changes no file and says so; another recipe is refused."""
     before = contents(undisturbed)

@@ -3,6 +3,7 @@
 import pytest
 
 from ctray.errors import UserError
+from ctray.session import Node
 from ctray.training.plan import parse_workers, plan_for
 
 pytestmark = pytest.mark.fast
@@ -16,27 +17,27 @@ def test_a_plan_never_promises_more_than_there_is(
 ) -> None:
     if workers > cpus:
         with pytest.raises(UserError, match=f"--workers {workers} needs"):
-            plan_for(cpus, 0, [float(cpus)], workers, runs)
+            plan_for(cpus, 0, [Node(cpus)], workers, runs)
         return
-    plan = plan_for(cpus, 0, [float(cpus)], workers, runs)
+    plan = plan_for(cpus, 0, [Node(cpus)], workers, runs)
     reserved = plan.runs * (plan.workers * plan.cpus + plan.driver_cpus)
     assert reserved + plan.runs * 0.2 <= cpus + 1e-9, "nothing is left for the data tasks"
     assert plan.threads >= 1
 
 
 def test_trials_run_side_by_side_where_each_has_four_cpus_or_a_gpu() -> None:
-    assert plan_for(2, 0, [2.0], None, 1).threads == 2
-    alone = plan_for(2, 0, [2.0], 1, None)
+    assert plan_for(2, 0, [Node(2)], None, 1).threads == 2
+    alone = plan_for(2, 0, [Node(2)], 1, None)
     assert (alone.runs, alone.threads) == (1, 2)
-    assert plan_for(16, 0, [16.0], 1, None).runs == 4
-    assert plan_for(16, 0, [16.0], 1, None, at_most=1).runs == 1
-    assert plan_for(32, 0, [32.0], 2, None).runs == 4
-    asked = plan_for(2, 0, [2.0], 1, 2)
+    assert plan_for(16, 0, [Node(16)], 1, None).runs == 4
+    assert plan_for(16, 0, [Node(16)], 1, None, at_most=1).runs == 1
+    assert plan_for(32, 0, [Node(32)], 2, None).runs == 4
+    asked = plan_for(2, 0, [Node(2)], 1, 2)
     assert (asked.runs, asked.threads) == (2, 1)
 
 
 def test_trials_may_share_a_gpu() -> None:
-    plan = plan_for(32, 2, [32.0], 1, None, gpu_share=0.5)
+    plan = plan_for(32, 2, [Node(32, 2)], 1, None, gpu_share=0.5)
     assert (plan.runs, plan.gpu_share) == (4, 0.5)
     assert "0.5 GPU each" in str(plan)
     for cpus, gpus, workers, share, sentence in (
@@ -46,35 +47,47 @@ def test_trials_may_share_a_gpu() -> None:
         (8, 2, 2, 0.5, "--workers-per-trial 1"),
     ):
         with pytest.raises(UserError, match=sentence):
-            plan_for(cpus, gpus, [float(cpus)], workers, None, gpu_share=share)
+            plan_for(cpus, gpus, [Node(cpus, gpus)], workers, None, gpu_share=share)
 
 
 def test_gpus_are_taken_when_there_are_any() -> None:
-    plan = plan_for(32, 8, [32.0], None, 1)
+    plan = plan_for(32, 8, [Node(32, 8)], None, 1)
     assert plan.gpu
     assert plan.workers == 8
-    assert plan_for(32, 8, [32.0], 1, None).runs == 8
+    assert plan_for(32, 8, [Node(32, 8)], 1, None).runs == 8
     with pytest.raises(UserError, match="--workers 9 needs 9 GPUs, the cluster has 8"):
-        plan_for(32, 8, [32.0], 9, 1)
+        plan_for(32, 8, [Node(32, 8)], 9, 1)
 
 
 def test_a_worker_fits_on_a_node() -> None:
-    plan = plan_for(16, 0, [4.0, 4.0, 4.0, 4.0], 4, 1)
+    plan = plan_for(16, 0, [Node(4)] * 4, 4, 1)
     assert plan.cpus <= 4
-    assert plan_for(16, 0, [4.0] * 4, 1, 1).cpus <= 4
+    assert plan_for(16, 0, [Node(4)] * 4, 1, 1).cpus <= 4
+
+
+def test_a_worker_finds_its_gpu_and_its_cpus_on_one_machine() -> None:
+    head = Node(16)
+    plan = plan_for(20, 4, [head, Node(4, 4)], None, 1)
+    assert plan.workers == 4
+    assert 0.9 < plan.cpus <= 1, "of the four CPUs beside the GPUs"
+    assert plan_for(18, 4, [head, Node(2, 4)], None, 1).cpus == 0.5
+    with pytest.raises(UserError, match=r"0\.5 CPUs and a GPU each on one machine.* room for 2"):
+        plan_for(17, 4, [head, Node(1, 4)], None, 1)
+    with pytest.raises(UserError, match=r"5 worker\(s\) need 0\.5 CPUs each .* room for 4"):
+        plan_for(5.6, 0, [Node(0.7)] * 4 + [Node(0.4)] * 7, 5, 1)
 
 
 def test_a_cluster_that_scales_from_zero_is_planned_for_what_it_may_grow_to() -> None:
-    plan = plan_for(32, 4, [0.0], None, 1)
+    plan = plan_for(32, 4, [Node(0)], None, 1)
     assert (plan.workers, plan.gpu) == (4, True)
     assert 0.5 <= plan.cpus <= 2
-    assert plan_for(32, 0, [0.0], 4, 1).workers == 4
+    assert plan_for(32, 0, [Node(0)], 4, 1).workers == 4
 
 
 @pytest.mark.parametrize("workers", [0, -1, 64])
 def test_an_impossible_number_of_workers_is_named(workers: int) -> None:
     with pytest.raises(UserError, match=f"--workers {workers}"):
-        plan_for(2, 0, [2.0], workers, 1)
+        plan_for(2, 0, [Node(2)], workers, 1)
 
 
 def test_workers_are_a_number_a_range_or_auto() -> None:
@@ -88,5 +101,5 @@ def test_workers_are_a_number_a_range_or_auto() -> None:
 
 def test_more_trials_at_a_time_than_gpus_are_refused() -> None:
     with pytest.raises(UserError, match="need 2 shares of a GPU, the cluster has 1"):
-        plan_for(8, 1, [8.0], 1, 2)
-    assert plan_for(8, 1, [8.0], 1, 2, gpu_share=0.5).runs == 2
+        plan_for(8, 1, [Node(8, 1)], 1, 2)
+    assert plan_for(8, 1, [Node(8, 1)], 1, 2, gpu_share=0.5).runs == 2

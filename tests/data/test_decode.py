@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import pickle
 import struct
 import zlib
@@ -772,15 +771,6 @@ def test_a_file_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
 def test_pixels_are_the_callers_own() -> None:
     for data in WHOLE.values():
         assert decode(data)[0].pixels.flags.writeable
-
-
-@pytest.fixture(scope="module")
-def dicoms() -> Path:
-    """Real DICOM radiographs; skipped where they are not."""
-    root = Path(os.environ.get("CTRAY_TEST_DATA", REPOSITORY / ".." / "shared" / "data"))
-    if not (root / "dicom").is_dir():
-        pytest.skip(f"no real DICOM files at {root / 'dicom'}: set CTRAY_TEST_DATA")
-    return root / "dicom"
 
 
 def test_real_dicoms(dicoms: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,12 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ctray import config
 from ctray.bundle import Bundle
 from ctray.config import PreprocessSpec, Recipe
+from ctray.data.prepare import prepare
+from ctray.data.records import list_folder
 from ctray.data.store import Store
 from ctray.data.stream import Stream
 from ctray.errors import UserError
 from ctray.provenance import versions
-from ctray.training import trainer
+from ctray.training import trainer, worker
 from ctray.training.loop import Training
+from ctray.training.plan import make_plan
 from ctray.training.trackers import HISTORY_KEYS
 
 
@@ -186,6 +190,20 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_the_defaults_train_on_ct_slices(cluster: None, slices: Path, tmp_path: Path) -> None:
+    store = prepare(list_folder(slices), tmp_path / "store")
+    records = store.records("all")
+    assert store.classes == ("COVID", "non-COVID")
+    assert records.groupby("group")["split"].nunique().max() == 1
+    quick = Recipe(image_size=96, small_share=0, epochs=3, refit_epochs=0)
+    train_tiny(quick, store, tmp_path / "run")
+    bundle = Bundle.load(str(tmp_path / "run" / "bundle"))
+    assert bundle.info.classes == store.classes
+    assert bundle.info.metrics["val_records"] == len(store.records("val"))
+    shares = store.records("val")["label"].value_counts(normalize=True)
+    assert bundle.info.metrics["val_accuracy"] > shares.max()
+
+
 @pytest.mark.parametrize(("while_it_starts", "times"), [(True, 2), (False, 1)])
 def test_workers_that_die_again_and_again_are_one_sentence(
     while_it_starts: bool,
@@ -236,6 +254,37 @@ def test_divergence_is_one_sentence_with_step_and_learning_rate(
     )
     with pytest.raises(UserError, match=r"diverged: the loss is (nan|inf) at step \d+ .*lr="):
         train_tiny(broken, store, tmp_path)
+
+
+def test_a_gpu_without_room_is_one_sentence(
+    store: Store, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def context(world: int) -> SimpleNamespace:
+        return SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: world)
+
+    monkeypatch.setattr("ctray.training.loop.Training.__init__", full)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("ctray.training.worker._agree", lambda *_: None)
+    recipe = tiny_recipe.model_copy(update={"accumulate": 2})
+    job = trainer.make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
+    says = "8 records of 96 px at a time: in another --out, --set accumulate=4 halves them"
+    monkeypatch.setattr("ray.train.get_context", lambda: context(1))
+    assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
+    monkeypatch.setattr("ray.train.get_context", lambda: context(2))
+    with pytest.raises(UserError, match="4 records of 96 px"):
+        worker.run_job(job, SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_what_one_worker_raises_every_time_is_one_sentence(cluster: None, tmp_path: Path) -> None:
+    def loop(_: dict[str, Any]) -> None:
+        raise UserError("cuda:0 has too little memory")
+
+    training = trainer.build_trainer(loop, {}, make_plan(1), str(tmp_path), restarts=1)
+    with pytest.raises(UserError, match=r"^cuda:0 has too little memory$"):
+        trainer.fit(training)
 
 
 def test_a_batch_that_cannot_be_shared_is_one_sentence(
