@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from ctray.config import Recipe
 from ctray.data.stream import Batch, Stream, steps_per_epoch
 
-# Batches that wait for the training; the blocks they are cut from wait in the stream.
-_AHEAD = 2
-
 
 class Feed:
     """A worker's share of every batch from a step on; it starts to fetch when it is made.
+
+    `prefetch` batches wait for the training; the blocks they are cut from wait in the stream.
 
     Attributes:
         records: that it draws from.
@@ -22,11 +21,11 @@ class Feed:
         tasks: that its stream runs at the same time.
     """
 
-    def __init__(self, stream: Stream, recipe: Recipe, step: int) -> None:
+    def __init__(self, stream: Stream, recipe: Recipe, step: int, prefetch: int) -> None:
         self._stream, self._recipe, self._step = stream, recipe, step
         self.records, self.tasks = stream.records, stream.tasks
         self.steps = steps_per_epoch(len(self.records), recipe.batch_size)
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(prefetch)
         self._closed = threading.Event()
         threading.Thread(target=self._fill, name="feed", daemon=True).start()
 

@@ -14,6 +14,8 @@ _DATA_CPUS = 0.2
 _LEAST_CPUS = 0.5
 # What a worker asks for beside a GPU, or on a cluster that has still to grow.
 _CPUS_ANYWHERE = 2.0
+# Batches that wait for a worker. A GPU takes several while the stream begins its next block.
+_PREFETCH_CPU, _PREFETCH_GPU = 2, 8
 # Trials side by side share the cores, and each knows less of the others: two on two cores were
 # trained 1.2 times as fast as one after the other (docs/decisions/search.md).
 _CPUS_A_TRIAL = 4
@@ -28,6 +30,7 @@ class Plan:
         gpu: whether each has a GPU, or a share of one.
         cpus: that Ray reserves for each worker.
         threads: that torch uses in each worker.
+        prefetch: batches that wait for each worker.
         runs: how many runs go on side by side.
         least: workers that an elastic run goes on with; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
@@ -38,6 +41,7 @@ class Plan:
     gpu: bool
     cpus: float
     threads: int
+    prefetch: int
     runs: int
     least: int | None = None
     driver_cpus: float = DRIVER_CPUS
@@ -52,7 +56,7 @@ class Plan:
         plural = "s" * (self.workers > 1)
         return (
             f"{count} worker{plural} with {device} each ({self.cpus:g} CPUs reserved, "
-            f"{_DATA_CPUS:g} for data){side}"
+            f"{_DATA_CPUS:g} for data, {self.prefetch} batches ahead){side}"
         )
 
 
@@ -159,7 +163,8 @@ def plan_for(
         share = _share_that_fits(nodes, share, runs * workers, gpu_share or 1.0 if gpu else None)
     share = math.floor(share * 100) / 100
     threads = max(1, math.ceil(share))
-    return Plan(workers, gpu, share, threads, runs, gpu_share=gpu_share or 1.0)
+    prefetch = _PREFETCH_GPU if gpu else _PREFETCH_CPU
+    return Plan(workers, gpu, share, threads, prefetch, runs, gpu_share=gpu_share or 1.0)
 
 
 def _check_share(share: float, gpus: int, workers: int | None) -> None:

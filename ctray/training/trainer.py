@@ -147,6 +147,7 @@ def make_job(
         "store": store.place[0],
         "version": store.place[1],
         "threads": plan.threads,
+        "prefetch": plan.prefetch,
         "checkpoints": folder,
         "refit_of": refit_of,
     }

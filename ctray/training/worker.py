@@ -28,6 +28,7 @@ class Job(TypedDict):
     store: str
     version: int
     threads: int
+    prefetch: int
     checkpoints: str
     refit_of: str | None
 
@@ -121,7 +122,7 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
         spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
         # One task feeds any training on a CPU, and every other takes a second from its start.
         tasks = 1 if device.type == "cpu" else None
-        feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step)
+        feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step, job["prefetch"])
         try:
             # timm alone takes longer to import than the first batch takes to come.
             from ctray.training.loop import Training

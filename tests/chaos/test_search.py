@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 
 # Ray's two agents of a node look for their dead parent now and then; all the rest goes at once.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-WORKER, TRIAL = "ray::RayTrainWorker", "ray::ResourceTrainable"
+WORKER, TRIAL, DESK = "ray::RayTrainWorker", "ray::ResourceTrainable", "ray::Desk"
 # Long enough to be met in a trial's midst.
 EPOCHS = 8
 ALL = [float(epoch) for epoch in range(1, EPOCHS + 1)]
@@ -141,6 +141,21 @@ def test_a_second_search_in_the_folder_and_a_locked_storage_are_one_sentence(
         command.process.terminate()
         assert command.wait() == 143
         assert "Traceback" not in command.error
+
+
+def test_a_search_whose_desk_died_says_so_and_fails_no_trial(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    arguments = search(data, out, "--trials", "3", "--max-epochs", "2", "--pruner", "none")
+    with running(*arguments) as command:
+        command.wait_for(lambda: command.says("epoch 1 of 2"), "an evaluation")
+        kill([command.process_named(DESK)])
+        assert command.wait() == 2, command
+    sentence = "error: the process that hands out the trials died: run the same command again\n"
+    assert sentence in command.error
+    assert "Traceback" not in command.error
+    with running(*arguments) as command:
+        assert command.wait() == 0, command
+    assert [trial.state for trial in study(out)] == [TrialState.COMPLETE] * 3
 
 
 def test_a_search_whose_ray_died_says_so(data: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_trials_may_share_a_gpu() -> None:
 def test_gpus_are_taken_when_there_are_any() -> None:
     plan = plan_for(32, 8, [Node(32, 8)], None, 1)
     assert plan.gpu
+    assert plan.prefetch > plan_for(32, 0, [Node(32)], None, 1).prefetch
     assert plan.workers == 8
     assert plan_for(32, 8, [Node(32, 8)], 1, None).runs == 8
     with pytest.raises(UserError, match="--workers 9 needs 9 GPUs, the cluster has 8"):
