@@ -16,6 +16,7 @@ import ray.train
 from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
+from ctray.errors import UserError
 from ctray.training.trainer import describe
 from ctray.training.worker import run_job
 from tuning.desk import TrialJob
@@ -43,6 +44,11 @@ def lane_loop(config: dict[str, Any]) -> None:
             continue
         try:
             end = run_trial(job, DeskEar(desk, job["number"], lane, over))
+        except UserError as error:
+            # Of one of several workers; the others wait for it, so all are replaced.
+            failed = {"ended": "failed", "reason": str(error)}
+            ray.get(desk.end.remote(lane, job["number"], failed))
+            raise RuntimeError(f"trial {job['number']}: {error}") from error
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             ray.get(desk.blame.remote(job["number"], f"{type(error).__name__}: {said[-1]}"))

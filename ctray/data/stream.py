@@ -199,6 +199,12 @@ def share_of(batch_size: int, rank: int, world: int) -> slice:
     return slice(start, min(stop, batch_size))
 
 
+def smallest_share(batch_size: int, world: int) -> int:
+    """Records of a global batch that a worker takes at least."""
+    shares = (share_of(batch_size, rank, world) for rank in range(world))
+    return min(share.stop - share.start for share in shares)
+
+
 class _Pause(ExecutionCallback):
     """Let the scheduling loop sleep between its steps.
 

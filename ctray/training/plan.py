@@ -12,6 +12,8 @@ from ctray.session import Node, cluster_capacity
 DRIVER_CPUS = 0.1
 _DATA_CPUS = 0.2
 _LEAST_CPUS = 0.5
+# Sums of fractions may miss a whole by less.
+_ROUNDING = 1e-6
 # What a worker asks for beside a GPU, or on a cluster that has still to grow.
 _CPUS_ANYWHERE = 2.0
 # Batches that wait for a worker. A GPU takes several while the stream begins its next block.
@@ -99,11 +101,10 @@ def make_plan(
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
     """
     total, nodes = cluster_capacity()
-    if least is not None and workers is not None:
-        devices = int(total.get("GPU", 0.0) or total.get("CPU", 0.0))
-        # What is refused is fewer than it can go on with.
-        workers = max(least, min(workers, devices))
     cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
+    if least is not None and workers is not None:
+        # What is refused is fewer than it can go on with.
+        workers = max(least, min(workers, _room(cpus, gpus, nodes)))
     plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share, option)
     if least is None:
         return plan
@@ -127,8 +128,9 @@ def plan_for(
     if gpu_share is not None:
         _check_share(gpu_share, gpus, workers)
     devices, kind = (gpus, "GPU") if gpu else (math.floor(cpus), "CPU")
+    room = _room(cpus, gpus, nodes, gpu_share)
     if workers is None:
-        workers = gpus if gpu and runs == 1 else 1
+        workers = max(1, min(gpus, room)) if gpu and runs == 1 else 1
     if workers < 1:
         raise UserError(f"{option} {workers}: a run needs at least one worker")
     if workers > devices:
@@ -137,9 +139,7 @@ def plan_for(
             f"use {option} {devices} or fewer"
         )
     if runs is None:
-        side_by_side = devices if gpu else devices // _CPUS_A_TRIAL
-        if gpu_share is not None:
-            side_by_side = gpus * math.floor(1 / gpu_share)
+        side_by_side = room if gpu else devices // _CPUS_A_TRIAL
         runs = max(1, min(side_by_side // workers, at_most or side_by_side))
     runs = min(runs, at_most or runs)
     places = gpus * math.floor(1 / (gpu_share or 1.0))
@@ -155,12 +155,12 @@ def plan_for(
             f"{runs} run(s) of {workers} worker(s) leave {share:.1f} CPUs a worker, "
             f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
         )
-    grows = sum(node.cpus for node in nodes) < cpus or sum(node.gpus for node in nodes) < gpus
+    grows = _grows(cpus, gpus, nodes)
     if gpu or grows:
         # The machines that will join are of unknown size.
         share = min(share, _CPUS_ANYWHERE)
     if not grows:
-        share = _share_that_fits(nodes, share, runs * workers, gpu_share or 1.0 if gpu else None)
+        share = _share_that_fits(nodes, share, workers, runs, _a_gpu(gpus, gpu_share))
     share = math.floor(share * 100) / 100
     threads = max(1, math.ceil(share))
     prefetch = _PREFETCH_GPU if gpu else _PREFETCH_CPU
@@ -179,33 +179,63 @@ def _check_share(share: float, gpus: int, workers: int | None) -> None:
         )
 
 
-def _share_that_fits(
-    nodes: list[Node], share: float, workers: int, gpu_share: float | None
-) -> float:
-    """The most CPUs, up to `share`, with which all workers find a place on these machines.
+def _grows(cpus: float, gpus: int, nodes: list[Node]) -> bool:
+    """Whether machines of the kind that trains may still join."""
+    if gpus:
+        return sum(node.gpus for node in nodes) < gpus
+    return sum(node.cpus for node in nodes) < cpus
+
+
+def _a_gpu(gpus: int, gpu_share: float | None) -> int:
+    """Workers that a GPU takes; 0: they are trained on CPUs."""
+    return math.floor(1 / (gpu_share or 1.0)) if gpus else 0
+
+
+def _room(cpus: float, gpus: int, nodes: list[Node], gpu_share: float | None = None) -> int:
+    """The most workers, all runs together, that the cluster has a GPU or a CPU for."""
+    if not gpus:
+        return math.floor(cpus)
+    a_gpu = _a_gpu(gpus, gpu_share)
+    there = gpus * a_gpu
+    return there if _grows(cpus, gpus, nodes) else min(there, sum(_places(nodes, a_gpu)))
+
+
+def _places(nodes: list[Node], a_gpu: int, cpus: float = _LEAST_CPUS) -> list[int]:
+    """How many workers of so many CPUs find a place on each of these machines."""
+    free = [math.floor(node.cpus / cpus + _ROUNDING) for node in nodes]
+    if a_gpu:
+        free = [min(n, node.gpus * a_gpu) for n, node in zip(free, nodes, strict=True)]
+    return free
+
+
+def _share_that_fits(nodes: list[Node], share: float, workers: int, runs: int, a_gpu: int) -> float:
+    """The most CPUs, up to `share`, with which all find a place on these machines.
 
     Args:
         nodes: all there will be.
         share: CPUs of a worker, if they were all on one machine.
-        workers: of all runs.
-        gpu_share: of a GPU that each needs on the same machine; None: it needs none.
+        workers: of a run.
+        runs: each of which needs room for a driver and for data, too.
+        a_gpu: workers that a GPU takes; 0: they need none.
     """
-    largest = max(node.cpus for node in nodes if gpu_share is None or node.gpus)
-    share = max(_LEAST_CPUS, min(share, largest - DRIVER_CPUS - _DATA_CPUS))
+    total, beside = workers * runs, DRIVER_CPUS + _DATA_CPUS
 
-    def places(cpus: float) -> int:
-        free = [math.floor(node.cpus / cpus) for node in nodes]
-        if gpu_share is not None:
-            each = math.floor(1 / gpu_share)
-            free = [min(n, node.gpus * each) for n, node in zip(free, nodes, strict=True)]
-        return sum(free)
+    def fits(cpus: float) -> bool:
+        places = _places(nodes, a_gpu, cpus)
+        left = (node.cpus - n * cpus for node, n in zip(nodes, places, strict=True))
+        spare = sum(math.floor(cpus_left / beside + _ROUNDING) for cpus_left in left)
+        empty = sum(places) - total
+        return empty >= 0 and spare + empty * math.floor(cpus / beside + _ROUNDING) >= runs
 
-    while places(share) < workers:
+    largest = max(node.cpus for node in nodes if node.gpus or not a_gpu)
+    share = max(_LEAST_CPUS, min(share, largest - beside))
+    while not fits(share):
         if share == _LEAST_CPUS:
-            needs = f"{_LEAST_CPUS} CPUs" + " and a GPU" * (gpu_share is not None)
+            needs = f"{_LEAST_CPUS} CPUs" + " and a GPU" * bool(a_gpu)
             raise UserError(
-                f"{workers} worker(s) need {needs} each on one machine, and the machines of this "
-                f"cluster have room for {places(share)}: use fewer workers or other machines"
+                f"each of {total} worker(s) needs {needs} on one machine, and there is room for "
+                f"{sum(_places(nodes, a_gpu))} beside their data: use fewer workers, or machines "
+                "with more CPUs"
             )
         share = max(_LEAST_CPUS, share - 0.05)
     return share

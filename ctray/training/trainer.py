@@ -32,10 +32,11 @@ from ray.util.queue import Queue
 from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
-from ctray.data.stream import share_of, steps_per_epoch
+from ctray.data.stream import smallest_share, steps_per_epoch
 from ctray.errors import UserError
 from ctray.session import cluster_has_died
 from ctray.training.backend import LazyTorchConfig
+from ctray.training.failure import EndAtMistake, mistake_in
 from ctray.training.plan import Plan
 from ctray.training.run import recorded_recipe, write_config
 from ctray.training.trackers import History, Row, Tracker, TrackerLostError, trackers_for
@@ -74,6 +75,10 @@ class Trainer(DataParallelTrainer):
         # with its controller, and its placement group with it: nobody need watch over the group.
         callbacks = super()._create_default_callbacks()
         return [one for one in callbacks if not isinstance(one, _NOT_NEEDED)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        policy = EndAtMistake(cast(Any, self.run_config.failure_config))
+        return super()._initialize_and_run_controller(**arguments | {"failure_policy": policy})
 
     def _register_sigint_handler(self, controller: Any) -> None:
         # Ray's would stay after the run, and end the process with 0: Ctrl-C is to be an exception.
@@ -120,8 +125,7 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
             f"batch_size={recipe.batch_size} is too small for {plan.workers} workers: "
             f"--set batch_size={least + 1} or more"
         )
-    shares = (share_of(recipe.batch_size, rank, plan.workers) for rank in range(plan.workers))
-    fewest = min(share.stop - share.start for share in shares)
+    fewest = smallest_share(recipe.batch_size, plan.workers)
     if recipe.accumulate > fewest:
         raise UserError(
             f"accumulate={recipe.accumulate} is more than the {fewest} records of a worker's "
@@ -204,7 +208,7 @@ def fit(
         fewer: options that ask for fewer workers.
 
     Raises:
-        UserError: raised by a worker each time, or the processes die again and again.
+        UserError: a worker raised it, or the processes die again and again.
     """
     try:
         return cast(Any, trainer.fit()).return_value
@@ -212,10 +216,8 @@ def fit(
         raise UserError(f"the process that directs the training died: {again}") from error
     except ray.train.WorkerGroupError as error:
         failures = error.worker_failures.values()
-        for failure in failures:
-            # Of one worker of several, of which the others could not be told.
-            if isinstance(failure, UserError):
-                raise failure from error
+        if (mistake := mistake_in(error)) is not None:
+            raise mistake from error
         deaths = [one for one in failures if isinstance(one, WorkerHealthCheckFailedError)]
         if not deaths:
             raise

@@ -1,12 +1,12 @@
 """Where a Ray Train worker starts: the batches come while the model's libraries are imported."""
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from ray.util.queue import Queue
 
+from ctray.data.stream import smallest_share
 from ctray.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,19 +141,17 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         mistake = _too_large(recipe, context.get_world_size(), str(device))
         if context.get_world_size() > 1:
-            # The others wait for this one's gradients: by an exception Ray ends them, too.
+            # The others wait for this one's gradients: an exception ends them, too.
             raise mistake from error
         return {"error": str(mistake), "is_unsaved": False}
 
 
 def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
     """The sentence for a GPU that has too little memory."""
-    records = math.ceil(recipe.batch_size / world / recipe.accumulate)
-    return UserError(
-        f"{device} has too little memory for {records} records of {recipe.image_size} px at a "
-        f"time: in another --out, --set accumulate={2 * recipe.accumulate} halves them, and a "
-        "smaller image_size helps, too"
-    )
+    text = f"{device} has too little memory: in another --out, try a smaller image_size"
+    if 2 * recipe.accumulate <= smallest_share(recipe.batch_size, world):
+        text += f", or accumulate={2 * recipe.accumulate}, which takes fewer records at a time"
+    return UserError(text)
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from chaos_kit import Command, kill, running
 
@@ -223,6 +224,7 @@ def test_a_kill_amid_a_checkpoint_leaves_none_that_is_loaded(data: Path, tmp_pat
             if not list(folder.glob("*.partial")):
                 return False
             victim.suspend()
+            command.wait_for(lambda: victim.status() == psutil.STATUS_STOPPED, "it to stand still")
             if list(folder.glob("*.partial")):
                 return True
             victim.resume()

@@ -72,10 +72,24 @@ def test_a_worker_finds_its_gpu_and_its_cpus_on_one_machine() -> None:
     assert plan.workers == 4
     assert 0.9 < plan.cpus <= 1, "of the four CPUs beside the GPUs"
     assert plan_for(18, 4, [head, Node(2, 4)], None, 1).cpus == 0.5
-    with pytest.raises(UserError, match=r"0\.5 CPUs and a GPU each on one machine.* room for 2"):
-        plan_for(17, 4, [head, Node(1, 4)], None, 1)
-    with pytest.raises(UserError, match=r"5 worker\(s\) need 0\.5 CPUs each .* room for 4"):
+    small = [head, Node(1, 4)]
+    with pytest.raises(UserError, match=r"each of 4 .* and a GPU on one .* room for 2 beside"):
+        plan_for(17, 4, small, 4, 1)
+    assert plan_for(17, 4, small, None, 1).workers == 2, "as many as there is room for"
+    assert plan_for(17, 4, small, 1, None).runs == 2
+    with pytest.raises(
+        UserError, match=r"each of 5 .* needs 0\.5 CPUs on one .* room for 4 beside"
+    ):
         plan_for(5.6, 0, [Node(0.7)] * 4 + [Node(0.4)] * 7, 5, 1)
+
+
+@pytest.mark.parametrize("workers", [8, 16, 31, 32])
+def test_workers_leave_a_place_for_the_data_on_one_of_several_machines(workers: int) -> None:
+    plan = plan_for(32, 0, [Node(8)] * 4, workers, 1)
+    free = [8.0] * 4
+    for _ in range(workers):
+        free[next(i for i, left in enumerate(free) if left >= plan.cpus)] -= plan.cpus
+    assert max(free) >= 0.2
 
 
 def test_a_cluster_that_scales_from_zero_is_planned_for_what_it_may_grow_to() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+import ray.train
 import torch
 from conftest import Told, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -190,7 +192,9 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_the_defaults_train_on_ct_slices(cluster: None, slices: Path, tmp_path: Path) -> None:
+def test_ct_slices_train_by_the_defaults_made_small(
+    cluster: None, slices: Path, tmp_path: Path
+) -> None:
     store = prepare(list_folder(slices), tmp_path / "store")
     records = store.records("all")
     assert store.classes == ("COVID", "non-COVID")
@@ -200,8 +204,10 @@ def test_the_defaults_train_on_ct_slices(cluster: None, slices: Path, tmp_path: 
     bundle = Bundle.load(str(tmp_path / "run" / "bundle"))
     assert bundle.info.classes == store.classes
     assert bundle.info.metrics["val_records"] == len(store.records("val"))
-    shares = store.records("val")["label"].value_counts(normalize=True)
-    assert bundle.info.metrics["val_accuracy"] > shares.max()
+    labels = store.records("val")["label"]
+    largest = labels.value_counts(normalize=True).max()
+    chance = largest + 2 * (largest * (1 - largest) / len(labels)) ** 0.5
+    assert bundle.info.metrics["val_accuracy"] > chance
 
 
 @pytest.mark.parametrize(("while_it_starts", "times"), [(True, 2), (False, 1)])
@@ -270,21 +276,31 @@ def test_a_gpu_without_room_is_one_sentence(
     monkeypatch.setattr("ctray.training.worker._agree", lambda *_: None)
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
     job = trainer.make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
-    says = "8 records of 96 px at a time: in another --out, --set accumulate=4 halves them"
+    says = "has too little memory: in another --out, try a smaller image_size, or accumulate=4, "
     monkeypatch.setattr("ray.train.get_context", lambda: context(1))
     assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
-    monkeypatch.setattr("ray.train.get_context", lambda: context(2))
-    with pytest.raises(UserError, match="4 records of 96 px"):
+    # Of the sixteen records of a batch each has two: those can be taken one by one, and are.
+    monkeypatch.setattr("ray.train.get_context", lambda: context(8))
+    with pytest.raises(UserError, match=r"try a smaller image_size$"):
         worker.run_job(job, SimpleNamespace())  # type: ignore[arg-type]
 
 
-def test_what_one_worker_raises_every_time_is_one_sentence(cluster: None, tmp_path: Path) -> None:
-    def loop(_: dict[str, Any]) -> None:
-        raise UserError("cuda:0 has too little memory")
+def test_the_mistake_of_one_worker_ends_the_run_at_once(cluster: None, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    starts.mkdir()
 
-    training = trainer.build_trainer(loop, {}, make_plan(1), str(tmp_path), restarts=1)
+    def loop(_: dict[str, Any]) -> None:
+        import torch.distributed
+
+        if ray.train.get_context().get_world_rank() == 1:
+            (starts / uuid.uuid4().hex).touch()
+            raise UserError("cuda:0 has too little memory")
+        torch.distributed.barrier()
+
+    training = trainer.build_trainer(loop, {}, make_plan(2), str(tmp_path / "scratch"), restarts=5)
     with pytest.raises(UserError, match=r"^cuda:0 has too little memory$"):
         trainer.fit(training)
+    assert len(list(starts.iterdir())) == 1
 
 
 def test_a_batch_that_cannot_be_shared_is_one_sentence(
