@@ -142,7 +142,7 @@ def plan_for(
         side_by_side = room if gpu else devices // _CPUS_A_TRIAL
         runs = max(1, min(side_by_side // workers, at_most or side_by_side))
     runs = min(runs, at_most or runs)
-    places = gpus * math.floor(1 / (gpu_share or 1.0))
+    places = gpus * _a_gpu(gpus, gpu_share)
     if gpu and runs * workers > places:
         raise UserError(
             f"{runs} trials of {workers} worker(s) at a time need {runs * workers} shares of a "
