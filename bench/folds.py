@@ -4,9 +4,11 @@
 refit, and scores its last weights on the records of the fold that it has not seen: not the best
 epoch's, which is chosen by those records. Recipes are chosen by this and not by the test split,
 which no number here depends on. Groups (patients, near-duplicates) stay together, classes are
-spread evenly.
+spread evenly. `--set lr=2e-3` changes a setting of each recipe, `--seeds 3` trains every fold three
+times.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -39,14 +41,13 @@ def folds(store: Store, place: Path) -> list[Path]:
     return made
 
 
-def score(store: Store, recipe: str, epochs: int | None) -> dict[str, float]:
-    """The last evaluation of a training by a recipe, and its seconds."""
+def score(store: Store, recipe: str, settings: list[str]) -> dict[str, float]:
+    """The last evaluation of a training by a recipe with these settings, and its seconds."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "run"
-        more = () if epochs is None else ("--epochs", epochs)
         command = ctray(
             *("train", "--data", store.root, "--out", out, "--recipe", recipe),
-            *("--set", "refit_epochs=0", *more),
+            *(word for setting in settings for word in ("--set", setting)),
         )
         start = time.monotonic()
         subprocess.run(command, check=True, env=alone(), stdout=sys.stderr)
@@ -58,25 +59,30 @@ def score(store: Store, recipe: str, epochs: int | None) -> dict[str, float]:
 def main() -> None:
     """Run the bench."""
     made = parser(__doc__ or "")
-    made.add_argument("recipes", nargs="*", default=["fast", "default"], help="names or files")
+    made.add_argument("recipes", nargs="*", default=["fast", "default"], help="names")
+    made.add_argument("--set", action="append", default=[], help="key=value; repeat")
+    made.add_argument("--seeds", type=int, default=1, help="trainings of each fold; default 1")
     options = made.parse_args()
-    epochs = 1 if options.quick else None
+    settings = [*options.set, "refit_epochs=0", *["epochs=1"] * options.quick]
     with images(options) as folder, tempfile.TemporaryDirectory() as root:
         place = Path(root)
         store = prepared(folder, place / "store")
         stores = [prepared(fold, fold.with_suffix(".store")) for fold in folds(store, place)]
         for recipe in options.recipes:
             scores = []
-            for number, fold in enumerate(stores, 1):
-                scores.append(score(fold, recipe, epochs))
-                note(f"{recipe}, fold {number} of {FOLDS}: {json.dumps(scores[-1])}")
+            for seed, (number, fold) in itertools.product(
+                range(options.seeds), enumerate(stores, 1)
+            ):
+                scores.append(score(fold, recipe, [*settings, f"seed={seed}"]))
+                note(f"{recipe}, fold {number}, seed {seed}: {json.dumps(scores[-1])}")
             for key, unit in (
                 *(("val_accuracy", "share"), ("val_macro_f1", "share"), ("val_loss", "nats")),
                 ("command_s", "s"),
             ):
                 value = statistics.mean(one[key] for one in scores)
                 n = int(sum(one["val_records"] for one in scores))
-                emit("folds", f"{recipe}: {key.removeprefix('val_')}", unit, value, n)
+                name = " ".join([recipe, *options.set])
+                emit("folds", f"{name}: {key.removeprefix('val_')}", unit, value, n)
 
 
 if __name__ == "__main__":

@@ -272,8 +272,9 @@ class _Run:
         """Let lanes save and go home; one that waits for a busy cluster's CPUs is left."""
         deadline = time.monotonic() + _SAVED_S
         with contextlib.suppress(RayError):
+            # A dead desk or cluster gives no answer, and does not send its lanes home.
+            ray.get(self.desk.is_at_work.remote(), timeout=_HOME_S)
             while wait(lanes, timeout=_HOME_S).not_done and time.monotonic() < deadline:
-                # Of a dead cluster there is no answer.
                 if not ray.get(self.desk.is_at_work.remote(), timeout=_HOME_S):
                     return
 
