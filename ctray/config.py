@@ -18,6 +18,8 @@ AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
 
+# What a run that is gone on with may have otherwise: no step before it would have been another.
+_MAY_CHANGE = ("accumulate", "checkpoint_every", "evaluate_every", "compile", "refit_epochs")
 # A refit goes on from trained weights, so its rate is lower.
 _REFIT_LR = 0.4
 
@@ -238,7 +240,7 @@ class Recipe(Strict):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the processor has it"
     )
-    compile: bool = Field(False, description="torch.compile: half a minute, then faster steps")
+    compile: bool = Field(False, description="torch.compile; on CPUs it did not pay")
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> Self:
@@ -272,6 +274,10 @@ class Recipe(Strict):
             "patience": 0,
         }
         return self.model_copy(update=changes)
+
+    def as_resumed(self, now: "Recipe") -> "Recipe":
+        """This recipe with what a run may change when it is gone on with as it is in `now`."""
+        return self.model_copy(update={key: getattr(now, key) for key in _MAY_CHANGE})
 
     def difference(self, other: "Recipe") -> str:
         """The first setting of `other` that differs, as `key=value, not value`; "" without one."""

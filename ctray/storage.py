@@ -1,6 +1,7 @@
 """Files on any filesystem URI, through pyarrow's filesystems."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -229,6 +230,21 @@ def new_folder(out: Path, is_kept: Callable[[], bool] = lambda: False) -> Iterat
             if not existed:
                 out.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def locked(file: Path, taken: str) -> Iterator[None]:
+    """Hold a local lock file for a block; a process that dies gives it back.
+
+    Raises:
+        UserError: another process holds it; `taken` is the sentence.
+    """
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(taken) from None
+        yield
 
 
 @functools.lru_cache(maxsize=4096)

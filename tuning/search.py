@@ -1,7 +1,6 @@
 """`python -m tuning.search`: the study of a data set, its trials, and the bundle to deploy."""
 
 import contextlib
-import fcntl
 import json
 import re
 import shlex
@@ -9,6 +8,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.source import check_data, open_or_prepare
 from ctray.errors import UserError
 from ctray.session import import_meanwhile, ray_session
-from ctray.storage import new_folder, write_bytes
+from ctray.storage import locked, new_folder, write_bytes
 from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose
@@ -265,17 +265,10 @@ def study_folder(out: Path, settings: dict[str, Any]) -> Iterator[str]:
         yield study_id
 
 
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock of a study; a process that dies gives it back."""
-    with (out / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another search is at work in --out {out}: wait for it, or choose another folder"
-            ) from None
-        yield
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a study."""
+    sentence = f"another search is at work in --out {out}: wait for it, or choose another folder"
+    return locked(out / _LOCK, sentence)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ class Training:
         self.normalise = Normalise(self.spec).to(self.device)
         self.writer = checkpoints.Writer(job["checkpoints"], found[1] if found else None)
         self.plain = self.together(lambda: self.build(found is not None))
-        self.model = self.plain
+        # As its gradients are shared, and as it is called: compiled, or the same.
+        self.shared = self.model = self.plain
         self.frozen: bool | None = None
         self.optimizer = build_optimizer(self.plain, recipe)
         self.average = Average(self.plain, recipe.ema) if recipe.ema else None
@@ -147,9 +148,9 @@ class Training:
             parameter.requires_grad_(not frozen)
         for parameter in self.plain.get_classifier().parameters():  # type: ignore[operator]
             parameter.requires_grad_(True)
-        self.model = ray.train.torch.prepare_model(self.plain)
+        self.shared = self.model = ray.train.torch.prepare_model(self.plain)
         if self.recipe.compile:
-            self.model = cast(nn.Module, torch.compile(self.model))
+            self.model = cast(nn.Module, torch.compile(self.shared))
 
     def advance(self, batch: Batch) -> None:
         """One step, and what is due after it: look, evaluate, save."""
@@ -229,8 +230,8 @@ class Training:
 
     def gradients_stay(self, stay: bool) -> Any:
         """A context in which the workers do not yet add up their gradients."""
-        if stay and isinstance(self.model, nn.parallel.DistributedDataParallel):
-            return self.model.no_sync()
+        if stay and isinstance(self.shared, nn.parallel.DistributedDataParallel):
+            return self.shared.no_sync()
         return contextlib.nullcontext()
 
     def look(self) -> bool:
@@ -260,8 +261,7 @@ class Training:
         where = f"the loss is {loss} at step {step} with learning rate {self.lr(step - 1):.2g}"
         if self.refit_of is not None:
             return UserError(
-                f"the refit diverged: {where}; do without it in another --out with "
-                "--set refit_epochs=0"
+                f"the refit diverged: {where}; do without it: --resume --set refit_epochs=0"
             )
         return UserError(
             f"training diverged: {where}; lower it in another --out with "

@@ -33,6 +33,7 @@ class Plan:
         cpus: that Ray reserves for each worker.
         threads: that torch uses in each worker.
         prefetch: batches that wait for each worker.
+        data_cpus: that are left to the data tasks of each run.
         runs: how many runs go on side by side.
         least: workers that an elastic run goes on with; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
@@ -44,6 +45,7 @@ class Plan:
     cpus: float
     threads: int
     prefetch: int
+    data_cpus: float
     runs: int
     least: int | None = None
     driver_cpus: float = DRIVER_CPUS
@@ -58,7 +60,7 @@ class Plan:
         plural = "s" * (self.workers > 1)
         return (
             f"{count} worker{plural} with {device} each ({self.cpus:g} CPUs reserved, "
-            f"{_DATA_CPUS:g} for data, {self.prefetch} batches ahead){side}"
+            f"{self.data_cpus:g} for data, {self.prefetch} batches ahead){side}"
         )
 
 
@@ -102,6 +104,7 @@ def make_plan(
     """
     total, nodes = cluster_capacity()
     cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
+    most = workers
     if least is not None and workers is not None:
         # What is refused is fewer than it can go on with.
         workers = max(least, min(workers, _room(cpus, gpus, nodes)))
@@ -110,7 +113,11 @@ def make_plan(
         return plan
     # Ray counts an elastic run's workers by whole division, which a fraction such as 0.85 upsets.
     share = math.floor(plan.cpus) if plan.cpus >= 1 else _LEAST_CPUS
-    return dataclasses.replace(plan, cpus=share, least=least)
+    data_cpus = round(plan.data_cpus + plan.workers * (plan.cpus - share), 2)
+    if most is not None and plan.gpu:
+        # Those that there is no GPU for wait for one; on CPUs they would take the data's place.
+        plan = dataclasses.replace(plan, workers=most)
+    return dataclasses.replace(plan, cpus=share, data_cpus=data_cpus, least=least)
 
 
 def plan_for(
@@ -156,6 +163,9 @@ def plan_for(
             f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
         )
     grows = _grows(cpus, gpus, nodes)
+    if gpu:
+        # A GPU is fed by as many CPUs as its worker has, or more.
+        share = max(_LEAST_CPUS, share / 2)
     if gpu or grows:
         # The machines that will join are of unknown size.
         share = min(share, _CPUS_ANYWHERE)
@@ -164,7 +174,10 @@ def plan_for(
     share = math.floor(share * 100) / 100
     threads = max(1, math.ceil(share))
     prefetch = _PREFETCH_GPU if gpu else _PREFETCH_CPU
-    return Plan(workers, gpu, share, threads, prefetch, runs, gpu_share=gpu_share or 1.0)
+    data_cpus = round(cpus / runs - DRIVER_CPUS - workers * share, 2)
+    return Plan(
+        *(workers, gpu, share, threads, prefetch, data_cpus, runs), gpu_share=gpu_share or 1.0
+    )
 
 
 def _check_share(share: float, gpus: int, workers: int | None) -> None:

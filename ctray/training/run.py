@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ctray.errors import UserError
 from ctray.provenance import versions
 from ctray.training.plan import Plan
 
-_BUNDLE, _CONFIG = "bundle", "config.json"
+_BUNDLE, _CONFIG, _LOCK = "bundle", "config.json", ".lock"
 
 
 def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] | None:
@@ -58,8 +59,8 @@ def run_folder(
         resume: go on with the unfinished run that is there.
 
     Raises:
-        UserError: there is something else, or an unfinished run and `resume` is not set; or
-            `checkpoints` cannot be written to.
+        UserError: there is something else, or an unfinished run and `resume` is not set, or
+            another training is at work there; or `checkpoints` cannot be written to.
     """
     begun = _settings(out) is not None
     if not resume and (begun or _any(checkpoints)):
@@ -73,14 +74,20 @@ def run_folder(
         if not begun:
             # Before anything takes long: by this file a killed run is known as one.
             _write(out, _values(recipe) | {"data": str(data.resolve())})
-        _check_writable(checkpoints)
-        yield
+        # Two would delete each other's checkpoints.
+        taken = f"another training is at work in --out {out}: wait for it, or choose another folder"
+        with storage.locked(out / _LOCK, taken):
+            _check_writable(checkpoints)
+            yield
+            (out / _LOCK).unlink()
 
 
-def write_config(out: Path, recipe: Recipe, store: Store, plan: Plan) -> None:
-    """Complete `config.json`: what the run is made from."""
+def write_config(out: Path, recipe: Recipe, store: Store, plan: Plan) -> str:
+    """Complete `config.json`: what the run is made from; returns the run's id, kept in a resume."""
     more = {"store": str(store.root), "fingerprint": store.fingerprint, "plan": vars(plan)}
-    _write(out, (_settings(out) or {}) | _values(recipe) | more | {"versions": versions()})
+    settings = {"id": uuid.uuid4().hex} | (_settings(out) or {}) | _values(recipe) | more
+    _write(out, settings | {"versions": versions()})
+    return str(settings["id"])
 
 
 def recorded_recipe(values: dict[str, Any]) -> Recipe:

@@ -61,12 +61,17 @@ class History:
         self._rows = list(history)
         lines = (_line(row) for row in history)
         (self._out / "history.jsonl").write_text("".join(lines))
+        if history:
+            self._draw()
 
     def row(self, row: Row) -> None:
         """Append a line and draw."""
         self._rows.append(row)
         with (self._out / "history.jsonl").open("a") as stream:
             stream.write(_line(row))
+        self._draw()
+
+    def _draw(self) -> None:
         from ctray.training.curves import draw_curves
 
         draw_curves(self._rows, self._out / "curves.png", self._title)
@@ -88,8 +93,9 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self.close(False)
-        # Also from the beginning: an evaluation may be lost with the checkpoint it came before.
-        after = int(history[-1]["step"]) + 1 if history else 0
+        # Also from the beginning: an evaluation may be lost with the checkpoint it came before. The
+        # last one before it may not have been written.
+        after = int(history[-1]["step"]) if history else 0
         # Two files of one second would have one name.
         suffix = f".{after}"
         self._writer = SummaryWriter(
@@ -100,6 +106,8 @@ class TensorBoard:
             max_queue=10_000,
             flush_secs=5,
         )
+        if history:
+            self.row(history[-1])
 
     def row(self, row: Row) -> None:
         """Write the scalars of an evaluation."""
@@ -147,15 +155,17 @@ class MLflow:
                 client.update_run(self.id, status="RUNNING")
             else:
                 self.id = client.create_run(place, run_name=name, tags=tags).info.run_id
-            for setting, value in _flat(settings).items():
-                client.log_param(self.id, setting, value)
+                for setting, value in _flat(settings).items():
+                    client.log_param(self.id, setting, value)
         except MlflowException as error:
             raise UserError(
                 f"{MLFLOW_URI}={os.environ[MLFLOW_URI]} cannot be used: {_first_line(error)}"
             ) from error
 
     def start(self, history: Sequence[Row]) -> None:
-        """Nothing: what came before a resume is in the run before."""
+        """Log the last evaluation before a resume, which may not have been logged."""
+        if history:
+            self.row(history[-1])
 
     def row(self, row: Row) -> None:
         """Log the metrics of an evaluation."""
@@ -172,14 +182,16 @@ class MLflow:
             self._client.set_terminated(self.id, "FINISHED" if finished else "FAILED")
 
 
-def trackers_for(out: Path, title: str, settings: dict[str, Any]) -> list[Tracker]:
+def trackers_for(out: Path, title: str, settings: dict[str, Any], key: str) -> list[Tracker]:
     """Those of a run: MLflow where its variable is set, the others always.
+
+    `key`: of the run, the same when it is resumed.
 
     Raises:
         UserError: MLflow is asked for and not installed.
     """
     found: list[Tracker] = [History(out, title), TensorBoard(out)]
-    return [*found, MLflow(title, settings)] if os.environ.get(MLFLOW_URI) else found
+    return [*found, MLflow(title, settings, key=key)] if os.environ.get(MLFLOW_URI) else found
 
 
 def _line(row: Row) -> str:

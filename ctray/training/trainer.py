@@ -39,7 +39,7 @@ from ctray.training.backend import LazyTorchConfig
 from ctray.training.failure import EndAtMistake, mistake_in
 from ctray.training.plan import Plan
 from ctray.training.run import recorded_recipe, write_config
-from ctray.training.trackers import History, Row, Tracker, TrackerLostError, trackers_for
+from ctray.training.trackers import Row, Tracker, TrackerLostError, trackers_for
 from ctray.training.worker import Job, train_loop
 
 if TYPE_CHECKING:
@@ -270,15 +270,17 @@ def train(
     check_run(recipe, store, plan)
     refit_folder = storage.join(folder, "refit")
     begun = _begun(recipe, store, folder, listener)
-    write_config(out, recipe, store, plan)
+    run_id = write_config(out, recipe, store, plan)
     title = f"{recipe.backbone}, {store.root.name}"
+    settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
+    trackers = trackers_for(out, title, settings, run_id)
     if begun is not None and begun["finished"]:
-        # Killed after it, in its refit: the last line of the history may not have been written.
-        History(out, title).start(begun["history"])
+        # Killed after it, in its refit: the last evaluation may not have been written.
+        _tell(trackers, listener, "start", begun["history"])
+        for tracker in trackers:
+            tracker.close(True)
         best = cast(Row, begun["best"])
     else:
-        settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
-        trackers = trackers_for(out, title, settings)
         best = _run(recipe, store, plan, listener, folder, trackers)
     if recipe.refit_epochs:
         run_refit(recipe, store, plan, listener, refit_folder, folder)
@@ -392,7 +394,7 @@ def _begun(recipe: Recipe, store: Store, folder: str, listener: Listener) -> "St
             f"the checkpoints in {folder} are of a run on other data (fingerprint "
             f"{state['fingerprint'][:12]}, not {store.fingerprint[:12]}): choose another --out"
         )
-    difference = recipe.difference(recorded_recipe(state["recipe"]))
+    difference = recipe.difference(recorded_recipe(state["recipe"]).as_resumed(recipe))
     if difference:
         raise UserError(
             f"the run to resume has {difference}: give it the same recipe, or choose another --out"

@@ -148,10 +148,11 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
 
 def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
     """The sentence for a GPU that has too little memory."""
-    text = f"{device} has too little memory: in another --out, try a smaller image_size"
+    text = f"{device} has too little memory: "
     if 2 * recipe.accumulate <= smallest_share(recipe.batch_size, world):
-        text += f", or accumulate={2 * recipe.accumulate}, which takes fewer records at a time"
-    return UserError(text)
+        fewer = f"--set accumulate={2 * recipe.accumulate}"
+        text += f"go on with --resume {fewer}, which takes fewer records at a time, or "
+    return UserError(text + "try a smaller image_size in another --out")
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:

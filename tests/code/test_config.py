@@ -70,6 +70,15 @@ def test_a_refit_is_the_rest_of_the_recipe_at_full_size_and_a_lower_rate() -> No
     }
 
 
+def test_a_run_is_gone_on_with_by_other_means_but_not_as_another() -> None:
+    begun = Recipe(checkpoint_every=5)
+    now = Recipe(accumulate=2, evaluate_every=7, compile=True, refit_epochs=0)
+    assert now.difference(begun)
+    assert not now.difference(begun.as_resumed(now))
+    other = now.model_copy(update={"lr": 0.5})
+    assert other.difference(begun.as_resumed(other)) == "lr=0.001, not 0.5"
+
+
 @pytest.mark.parametrize("text", ["- a list", "a: [1", "\x00\x01"])
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"

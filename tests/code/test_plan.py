@@ -4,7 +4,7 @@ import pytest
 
 from ctray.errors import UserError
 from ctray.session import Node
-from ctray.training.plan import parse_workers, plan_for
+from ctray.training.plan import make_plan, parse_workers, plan_for
 
 pytestmark = pytest.mark.fast
 
@@ -58,6 +58,31 @@ def test_gpus_are_taken_when_there_are_any() -> None:
     assert plan_for(32, 8, [Node(32, 8)], 1, None).runs == 8
     with pytest.raises(UserError, match="--workers 9 needs 9 GPUs, the cluster has 8"):
         plan_for(32, 8, [Node(32, 8)], 9, 1)
+
+
+def test_gpus_are_fed_by_as_many_cpus_as_train() -> None:
+    plan = plan_for(16, 8, [Node(16, 8)], None, 1)
+    assert 0.9 < plan.cpus < 1
+    assert 8 < plan.data_cpus < 8.5
+    assert f"{plan.data_cpus:g} for data" in str(plan)
+    assert plan_for(2, 0, [Node(2)], 1, 1).data_cpus == 0.2
+
+
+def test_an_elastic_run_takes_gpus_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def has(cpus: float, gpus: int) -> None:
+        total = {"CPU": cpus, "GPU": float(gpus)}
+        monkeypatch.setattr(
+            "ctray.training.plan.cluster_capacity", lambda: (total, [Node(cpus, gpus)])
+        )
+
+    has(8, 1)
+    plan = make_plan(4, least=1)
+    assert (plan.least, plan.workers, plan.cpus) == (1, 4, 2)
+    with pytest.raises(UserError, match="--workers 2 needs 2 GPUs, the cluster has 1"):
+        make_plan(4, least=2)
+    # Without GPUs nothing but the CPUs keeps more workers from those that are there.
+    has(2, 0)
+    assert make_plan(4, least=1).workers == 2
 
 
 def test_a_worker_fits_on_a_node() -> None:

@@ -41,7 +41,7 @@ def test_a_resumed_history_has_each_evaluation_once(tmp_path: Path) -> None:
 
 
 def test_tensorboard_forgets_what_comes_again(tmp_path: Path) -> None:
-    for history, value in (([], 0.1), ([row(10)], 0.2)):
+    for history, value in (([], 0.1), ([row(10, 0.3)], 0.2)):
         board = TensorBoard(tmp_path)
         board.start(history)
         for step in (10, 20, 30)[len(history) :]:
@@ -50,7 +50,7 @@ def test_tensorboard_forgets_what_comes_again(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     found = [(event.step, round(event.value, 3)) for event in events.Scalars("val/loss")]
-    assert found == [(10, 0.1), (20, 0.2), (30, 0.2)]
+    assert found == [(10, 0.3), (20, 0.2), (30, 0.2)], "the last one before is written again"
 
 
 def test_tensorboard_forgets_an_evaluation_that_was_never_saved(tmp_path: Path) -> None:
@@ -76,9 +76,14 @@ def test_mlflow_gets_parameters_and_metrics(
     monkeypatch.setenv(MLFLOW_URI, f"file://{tmp_path}")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     settings = {"recipe": {"lr": 0.1, "augment": {"policy": "light"}}}
-    *_, tracker = trackers_for(tmp_path / "run", "small_cnn, store", settings)
+    *_, tracker = trackers_for(tmp_path / "run", "small_cnn, store", settings, "key")
     tracker.start([])
-    tracker.row(row(10, 0.25))
+    tracker.row(row(5, 0.5))
+    # Killed; the evaluation that its last checkpoint has was not logged. An operational setting has
+    # changed, and MLflow lets no parameter have two values.
+    settings["recipe"]["lr"] = 0.2
+    *_, tracker = trackers_for(tmp_path / "run", "small_cnn, store", settings, "key")
+    tracker.start([row(5, 0.5), row(10, 0.25)])
     tracker.close(True)
     client = MlflowClient()
     experiment = client.get_experiment_by_name("ctray")
@@ -88,7 +93,7 @@ def test_mlflow_gets_parameters_and_metrics(
     assert run.data.params == {"recipe.lr": "0.1", "recipe.augment.policy": "light"}
     assert run.data.metrics["val_macro_f1"] == 0.25
     history = client.get_metric_history(run.info.run_id, "val_macro_f1")
-    assert [metric.step for metric in history] == [10]
+    assert [metric.step for metric in history] == [5, 10]
     # The server's disk is gone: the training is not to die of it.
     (tmp_path / experiment.experiment_id / run.info.run_id / "meta.yaml").unlink()
     with pytest.raises(TrackerLostError, match="MLflow: "):
@@ -99,7 +104,7 @@ def test_without_its_variable_mlflow_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(MLFLOW_URI, raising=False)
-    kinds = [type(tracker).__name__ for tracker in trackers_for(tmp_path, "run", {})]
+    kinds = [type(tracker).__name__ for tracker in trackers_for(tmp_path, "run", {}, "key")]
     assert kinds == ["History", "TensorBoard"]
 
 

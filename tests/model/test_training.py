@@ -192,6 +192,24 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_run_whose_refit_fails_goes_on_without_it(
+    run: Path, store: Store, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise UserError("the refit diverged")
+
+    monkeypatch.setattr(trainer, "run_refit", diverge)
+    with pytest.raises(UserError, match="diverged"):
+        train_tiny(tiny_recipe.model_copy(update={"refit_epochs": 1}), store, tmp_path)
+    (tmp_path / "curves.png").unlink()
+    assert train_tiny(tiny_recipe, store, tmp_path).steps == [], "it was trained already"
+    assert [row["step"] for row in history(tmp_path)] == [row["step"] for row in history(run)]
+    assert (tmp_path / "curves.png").is_file()
+    bundle, before = (Bundle.load(str(place / "bundle")) for place in (tmp_path, run))
+    assert all(torch.equal(bundle.weights[name], before.weights[name]) for name in before.weights)
+    assert bundle.seen == before.seen
+
+
 def test_ct_slices_train_by_the_defaults_made_small(
     cluster: None, slices: Path, tmp_path: Path
 ) -> None:
@@ -276,12 +294,12 @@ def test_a_gpu_without_room_is_one_sentence(
     monkeypatch.setattr("ctray.training.worker._agree", lambda *_: None)
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
     job = trainer.make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
-    says = "has too little memory: in another --out, try a smaller image_size, or accumulate=4, "
+    says = "has too little memory: go on with --resume --set accumulate=4, which takes fewer"
     monkeypatch.setattr("ray.train.get_context", lambda: context(1))
     assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
     # Of the sixteen records of a batch each has two: those can be taken one by one, and are.
     monkeypatch.setattr("ray.train.get_context", lambda: context(8))
-    with pytest.raises(UserError, match=r"try a smaller image_size$"):
+    with pytest.raises(UserError, match=r"memory: try a smaller image_size in another --out$"):
         worker.run_job(job, SimpleNamespace())  # type: ignore[arg-type]
 
 
