@@ -1,6 +1,7 @@
 """Files on any filesystem URI, through pyarrow's filesystems."""
 
 import contextlib
+import errno
 import fcntl
 import functools
 import itertools
@@ -234,7 +235,9 @@ def new_folder(out: Path, is_kept: Callable[[], bool] = lambda: False) -> Iterat
 
 @contextlib.contextmanager
 def locked(file: Path, taken: str) -> Iterator[None]:
-    """Hold a local lock file for a block; a process that dies gives it back.
+    """Hold a lock file for a block; a process that dies gives it back.
+
+    A file system without locks, as some that machines share, keeps nobody out.
 
     Raises:
         UserError: another process holds it; `taken` is the sentence.
@@ -244,6 +247,9 @@ def locked(file: Path, taken: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(taken) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         yield
 
 

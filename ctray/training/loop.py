@@ -260,9 +260,7 @@ class Training:
         """The sentence for a loss that is no number."""
         where = f"the loss is {loss} at step {step} with learning rate {self.lr(step - 1):.2g}"
         if self.refit_of is not None:
-            return UserError(
-                f"the refit diverged: {where}; do without it: --resume --set refit_epochs=0"
-            )
+            return UserError(f"the refit diverged: {where}; do without it: refit_epochs=0")
         return UserError(
             f"training diverged: {where}; lower it in another --out with "
             f"--set lr={self.recipe.lr / 10:.0e}"

@@ -31,7 +31,9 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
         return None
     from ctray.bundle import Bundle
 
-    difference = recipe.difference(recorded_recipe(settings["recipe"]))
+    recorded = recorded_recipe(settings["recipe"])
+    alike = recorded.as_resumed(recipe).model_copy(update={"refit_epochs": recorded.refit_epochs})
+    difference = recipe.difference(alike)
     if not difference and settings["data"] != str(data.resolve()):
         difference = f"data {settings['data']}, not {data.resolve()}"
     if not difference and is_store(data):
@@ -69,17 +71,21 @@ def run_folder(
             f"{place} holds an unfinished run: add --resume to go on with it, or choose another "
             "folder"
         )
-    new = storage.new_folder(out, is_kept=lambda: _any(checkpoints))
-    with contextlib.nullcontext() if begun else new:
+    taken = f"another training is at work in --out {out}: wait for it, or choose another folder"
+    is_ours = False
+    new = storage.new_folder(out, is_kept=lambda: not is_ours or _any(checkpoints))
+    # Two would delete each other's checkpoints.
+    with (
+        contextlib.nullcontext() if begun else new,
+        storage.locked(out / _LOCK, taken),
+    ):
+        is_ours = True
         if not begun:
             # Before anything takes long: by this file a killed run is known as one.
             _write(out, _values(recipe) | {"data": str(data.resolve())})
-        # Two would delete each other's checkpoints.
-        taken = f"another training is at work in --out {out}: wait for it, or choose another folder"
-        with storage.locked(out / _LOCK, taken):
-            _check_writable(checkpoints)
-            yield
-            (out / _LOCK).unlink()
+        _check_writable(checkpoints)
+        yield
+        (out / _LOCK).unlink()
 
 
 def write_config(out: Path, recipe: Recipe, store: Store, plan: Plan) -> str:

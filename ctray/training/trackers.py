@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,21 +93,20 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self.close(False)
-        # Also from the beginning: an evaluation may be lost with the checkpoint it came before. The
-        # last one before it may not have been written.
-        after = int(history[-1]["step"]) if history else 0
         # Two files of one second would have one name.
-        suffix = f".{after}"
+        suffix = f".{history[-1]['step'] if history else 0}"
         self._writer = SummaryWriter(
             str(self._folder),
-            purge_step=after,
+            # All: evaluations may be lost with the checkpoint they came before, and those before it
+            # may not have been written.
+            purge_step=0,
             filename_suffix=suffix,
             # A thread writes; if it dies of a full disk, nobody must wait for it.
             max_queue=10_000,
             flush_secs=5,
         )
-        if history:
-            self.row(history[-1])
+        for row in history:
+            self.row(row)
 
     def row(self, row: Row) -> None:
         """Write the scalars of an evaluation."""
@@ -163,23 +162,32 @@ class MLflow:
             ) from error
 
     def start(self, history: Sequence[Row]) -> None:
-        """Log the last evaluation before a resume, which may not have been logged."""
-        if history:
-            self.row(history[-1])
+        """Log the evaluations before a resume that have not been logged."""
+        with self._lost():
+            logged = self._client.get_metric_history(self.id, HISTORY_KEYS[-1])
+        steps = {metric.step for metric in logged}
+        for row in history:
+            if int(row["step"]) not in steps:
+                self.row(row)
 
     def row(self, row: Row) -> None:
         """Log the metrics of an evaluation."""
-        try:
+        with self._lost():
             for key in HISTORY_KEYS[1:]:
                 self._client.log_metric(self.id, key, float(row[key]), step=int(row["step"]))
-        except self._errors as error:
-            raise TrackerLostError(f"MLflow: {_first_line(error)}") from error
 
     def close(self, finished: bool) -> None:
         """Mark the run as ended."""
         # It may be the server whose loss ended the logging.
         with contextlib.suppress(self._errors):
             self._client.set_terminated(self.id, "FINISHED" if finished else "FAILED")
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise TrackerLostError(f"MLflow: {_first_line(error)}") from error
 
 
 def trackers_for(out: Path, title: str, settings: dict[str, Any], key: str) -> list[Tracker]:

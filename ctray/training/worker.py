@@ -148,11 +148,10 @@ def run_job(job: Job, ear: Ear) -> dict[str, Any]:
 
 def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
     """The sentence for a GPU that has too little memory."""
-    text = f"{device} has too little memory: "
+    text = f"{device} has too little memory: try "
     if 2 * recipe.accumulate <= smallest_share(recipe.batch_size, world):
-        fewer = f"--set accumulate={2 * recipe.accumulate}"
-        text += f"go on with --resume {fewer}, which takes fewer records at a time, or "
-    return UserError(text + "try a smaller image_size in another --out")
+        text += f"accumulate={2 * recipe.accumulate}, with which a run can go on, or "
+    return UserError(text + "a smaller image_size")
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:

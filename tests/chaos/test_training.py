@@ -89,11 +89,11 @@ def wait_until_it_trains(command: Command) -> None:
     command.wait_for(lambda: command.says("first step after"), "the first step")
 
 
-def resumed_from(command: Command) -> int:
+def resumed_from(command: Command, interval: int = EVERY) -> int:
     """The step it says it goes on from."""
     found = re.search(r"resumed from step (\d+); at most (\d+) steps, and those", str(command))
     assert found, command
-    assert int(found[2]) == EVERY
+    assert int(found[2]) == interval
     return int(found[1])
 
 
@@ -166,9 +166,9 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
 
     with running(*train(data, out, "--resume")) as command:
         victim = command.process_named(CONTROLLER)
-        wait_for_checkpoint_after(command, folder, step)
         with running(*train(data, out, "--resume")) as second:
             assert_one_sentence(second, f"another training is at work in --out {out}: wait")
+        wait_for_checkpoint_after(command, folder, step)
         kill([victim])
         assert_one_sentence(command, "the training died: run the same command with --resume")
         assert resumed_from(command) == step
@@ -205,9 +205,9 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
 
     # In its refit: what was finished is not trained again. How often it is saved may change.
     step = max(saved(refit))
-    with running(*train(data, out, "--resume", "--set", "checkpoint_every=50")) as command:
+    with running(*train(data, out, "--resume", "--set", "checkpoint_every=2")) as command:
         assert command.wait() == 0, command
-        assert resumed_from(command) == step
+        assert resumed_from(command, interval=2) == step
         assert not command.says("  loss ")
     assert_same_end(out, undisturbed)
 
