@@ -75,12 +75,12 @@ def main() -> None:
             ):
                 scores.append(score(fold, recipe, [*settings, f"seed={seed}"]))
                 note(f"{recipe}, fold {number}, seed {seed}: {json.dumps(scores[-1])}")
+            n = options.seeds * sum(len(fold.records("val")) for fold in stores)
             for key, unit in (
                 *(("val_accuracy", "share"), ("val_macro_f1", "share"), ("val_loss", "nats")),
                 ("command_s", "s"),
             ):
                 value = statistics.mean(one[key] for one in scores)
-                n = int(sum(one["val_records"] for one in scores))
                 name = " ".join([recipe, *options.set])
                 emit("folds", f"{name}: {key.removeprefix('val_')}", unit, value, n)
 
