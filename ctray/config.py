@@ -18,7 +18,8 @@ AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
 
-# What a run that is gone on with may have otherwise: no step before it would have been another.
+# What a run that is gone on with may have otherwise: the records, their pixels and the learning
+# rate of every step stay.
 _MAY_CHANGE = ("accumulate", "checkpoint_every", "evaluate_every", "compile", "refit_epochs")
 # A refit goes on from trained weights, so its rate is lower.
 _REFIT_LR = 0.4
