@@ -341,7 +341,7 @@ def promote(
 
     Example: ctray promote study/best/bundle --name chest
     """
-    from ctray import registry as registry_module
+    from ctray.artefact import registry as registry_module
 
     done = registry_module.promote(bundle, registry or registry_module.default_registry(), name)
     print(f"{done.name} version {done.version} is in production: {done.uri}")
@@ -356,7 +356,7 @@ def versions(
 
     Example: ctray versions
     """
-    from ctray import registry as registry_module
+    from ctray.artefact import registry as registry_module
 
     place = registry or registry_module.default_registry()
     names = [name] if name else registry_module.names(place)

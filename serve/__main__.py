@@ -18,11 +18,11 @@ from typing import Annotated
 
 import typer
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
+from ctray.artefact.registry import DEFAULT_NAME, default_registry, production
 from ctray.cli import run_cli
 from ctray.engine.base import EngineName
 from ctray.errors import UserError
-from ctray.registry import DEFAULT_NAME, default_registry, production
 
 READY_WITHIN_S = 180.0
 

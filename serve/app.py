@@ -20,11 +20,11 @@ from ray.serve import schema as ray_schema
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from ctray import storage
+from ctray.artefact.registry import default_registry, production
 from ctray.config import load_settings
 from ctray.engine.base import EngineName
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
-from ctray.registry import default_registry, production
 from ctray.session import cluster_has_died
 from serve.api import build_api
 from serve.schema import Refusal, ServedBundle, ServiceArgs

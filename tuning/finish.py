@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctray import storage
-from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
 from ctray.cli import error_console
 from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics

@@ -80,7 +80,7 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
         end = "unsaved" if outcome["is_unsaved"] else "failed"
         return {"ended": end, "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
-        from ctray.bundle import write_bundle
+        from ctray.artefact.bundle import write_bundle
 
         weights = checkpoints.load_best(training["checkpoints"])
         try:

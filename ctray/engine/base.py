@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.config import PreprocessSpec, Recipe
 from ctray.models.backbones import build_model
 from ctray.models.normalise import Normalise

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.data.decode import decode_image
 from ctray.data.preprocess import to_input
 from ctray.engine.base import Engine, EngineName, load_engine

@@ -10,7 +10,7 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.data.preprocess import to_input
 from ctray.engine.base import restore_model
 from ctray.models.backbones import last_feature_layer

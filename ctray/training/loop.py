@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctray import storage
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import Batch, Stream, share_of

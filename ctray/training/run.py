@@ -29,7 +29,7 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
     settings = _settings(out)
     if settings is None or not (out / _BUNDLE / storage.SUMS).is_file():
         return None
-    from ctray.bundle import Bundle
+    from ctray.artefact.bundle import Bundle
 
     recorded = recorded_recipe(settings["recipe"])
     alike = recorded.as_resumed(recipe).model_copy(update={"refit_epochs": recorded.refit_epochs})

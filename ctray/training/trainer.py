@@ -43,7 +43,7 @@ from ctray.training.trackers import Row, Tracker, TrackerLostError, trackers_for
 from ctray.training.worker import Job, train_loop
 
 if TYPE_CHECKING:
-    from ctray.bundle import BundleInfo, SeenRecords
+    from ctray.artefact.bundle import BundleInfo, SeenRecords
     from ctray.training.checkpoints import State
 
 # A worker that dies is replaced this often; something that kills it every time must end.
@@ -284,7 +284,7 @@ def train(
         best = _run(recipe, store, plan, listener, folder, trackers)
     if recipe.refit_epochs:
         run_refit(recipe, store, plan, listener, refit_folder, folder)
-    from ctray.bundle import write_bundle
+    from ctray.artefact.bundle import write_bundle
     from ctray.training import checkpoints
 
     weights = checkpoints.load_best(refit_folder if recipe.refit_epochs else folder)
@@ -359,7 +359,7 @@ def _run(
 
 def describe(best: Row, recipe: Recipe, store: Store) -> "tuple[BundleInfo, SeenRecords]":
     """What a bundle says of itself: `best` is the evaluation that chose it, or its recipe."""
-    from ctray.bundle import BundleInfo, SeenRecords
+    from ctray.artefact.bundle import BundleInfo, SeenRecords
     from ctray.models.backbones import preprocess_spec
     from ctray.provenance import now, versions
 

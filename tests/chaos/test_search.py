@@ -13,7 +13,7 @@ import pytest
 from chaos_kit import kill, running
 from optuna.trial import FrozenTrial, TrialState
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.data.phantom import PhantomSpec, write_folder
 
 pytestmark = pytest.mark.timeout(900)

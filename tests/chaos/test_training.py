@@ -18,7 +18,7 @@ import psutil
 import pytest
 from chaos_kit import Command, kill, running
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.session import free_port
 from ctray.training import checkpoints

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ctray import registry
-from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.artefact import registry
+from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
 from ctray.config import Recipe
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model, preprocess_spec

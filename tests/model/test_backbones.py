@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctray.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
 from ctray.config import Recipe
 from ctray.engine.base import load_engine, restore_model
 from ctray.errors import UserError

@@ -144,7 +144,7 @@ def test_explain_draws_the_evidence_beside_the_image(
 
 def test_grad_cam_finds_what_was_drawn(store: Store, tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Evidence for a finding lies more often on the finding than chance would have it."""
-    from ctray.bundle import Bundle
+    from ctray.artefact.bundle import Bundle
     from ctray.explain.gradcam import heatmap
 
     # Longer than the session's run: where a model looks that has learned little is left to chance.

@@ -19,7 +19,7 @@ from conftest import Told, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctray import config
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.config import PreprocessSpec, Recipe
 from ctray.data.prepare import prepare
 from ctray.data.records import list_folder

@@ -13,7 +13,7 @@ import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from ctray.bundle import BundleInfo, SeenRecords, write_bundle
+from ctray.artefact.bundle import BundleInfo, SeenRecords, write_bundle
 from ctray.config import PreprocessSpec, Recipe
 from ctray.models.backbones import build_model
 from ctray.provenance import now, versions

@@ -21,11 +21,11 @@ from ray.serve.schema import (
 from serve_kit import png
 
 import serve
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
+from ctray.artefact.registry import promote
 from ctray.data.decode import ImageError
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
-from ctray.registry import promote
 from serve.app import Classifier, app
 from serve.schema import ServedBundle, ServiceArgs
 

@@ -15,8 +15,8 @@ import typer
 from serve_kit import png, wait_for
 from typer.testing import CliRunner, Result
 
+from ctray.artefact.registry import promote
 from ctray.errors import UserError
-from ctray.registry import promote
 from ctray.session import free_port
 from serve.__main__ import main
 

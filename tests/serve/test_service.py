@@ -21,7 +21,7 @@ import yaml
 from serve_kit import CLASSES, answers, dicom, png, wait_for
 
 import serve
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
 from ctray.data.decode import ImageError, decode_image
 from ctray.engine.predictor import Predictor
 from ctray.session import free_port

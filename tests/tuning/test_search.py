@@ -20,14 +20,14 @@ import yaml
 from ray._private.state import actors
 from ray.util import placement_group_table
 
-from ctray.bundle import Bundle
+from ctray.artefact.bundle import Bundle
+from ctray.artefact.registry import production
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
 from ctray.engine.base import load_engine
 from ctray.engine.latency import latency_ms
 from ctray.errors import UserError
-from ctray.registry import production
 from ctray.training.plan import make_plan
 from tuning.choice import choose_trial
 from tuning.finish import finish

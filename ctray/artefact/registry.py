@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctray import storage
-from ctray.bundle import REGISTERED, Bundle, Registration, copy_bundle
+from ctray.artefact.bundle import REGISTERED, Bundle, Registration, copy_bundle
 from ctray.errors import UserError
 from ctray.provenance import now
 

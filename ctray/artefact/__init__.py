@@ -1,0 +1,1 @@
+"""The bundle, and the registry of its versions."""
