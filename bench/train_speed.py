@@ -24,7 +24,7 @@ import numpy as np
 from kit import alone, arguments, ctray, emit, images, in_turn, note, prepared
 
 from ctray.config import Recipe, recipe_file
-from ctray.data.preprocess import resize
+from ctray.data.image.preprocess import resize
 from ctray.data.store import Store
 from ctray.models.precision import has_bf16
 

@@ -310,7 +310,7 @@ def explain(
     """
     import cv2
 
-    from ctray.data.decode import ImageError, decode_image
+    from ctray.data.image.decode import ImageError, decode_image
     from ctray.engine.predictor import Predictor
     from ctray.explain.gradcam import heatmap, overlay
 

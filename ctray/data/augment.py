@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ctray.config import POLICIES, AugmentConfig
-from ctray.data.preprocess import resize
+from ctray.data.image.preprocess import resize
 
 if TYPE_CHECKING:
     import albumentations

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 
 from ctray import __version__
 from ctray.data.checks import check_classes, check_records, refuse_faults
-from ctray.data.decode import ImageError, decode
 from ctray.data.earlier import Base, join, read_stores
 from ctray.data.groups import assign_splits, check_leaks, group_records
-from ctray.data.preprocess import resize
+from ctray.data.image.decode import ImageError, decode
+from ctray.data.image.preprocess import resize
 from ctray.data.records import (
     Listing,
     StoreInput,

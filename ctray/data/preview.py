@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ctray.config import AugmentConfig, AugmentPolicy, PreprocessSpec
 from ctray.data.augment import Augmenter, record_key, settings
-from ctray.data.preprocess import apply_tone
+from ctray.data.image.preprocess import apply_tone
 from ctray.data.store import Store
 from ctray.errors import UserError
 

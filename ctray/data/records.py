@@ -15,7 +15,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from ctray import storage
-from ctray.data.decode import ImageError
+from ctray.data.image.decode import ImageError
 from ctray.data.layouts import (
     MANIFESTS,
     Contents,

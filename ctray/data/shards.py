@@ -17,11 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import ray
 
-from ctray.data.decode import ImageError, Picture, decode
 from ctray.data.duplicates import perceptual_hash
 from ctray.data.earlier import Base
+from ctray.data.image.decode import ImageError, Picture, decode
+from ctray.data.image.preprocess import to_store
 from ctray.data.layouts import FileRecord
-from ctray.data.preprocess import to_store
 from ctray.data.records import read_bytes
 from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 

@@ -31,7 +31,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
-from ctray.data.preprocess import apply_tone, stored_to_input
+from ctray.data.image.preprocess import apply_tone, stored_to_input
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
 from ctray.session import NO_DASHBOARD

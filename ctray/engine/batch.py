@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ctray.data.decode import EXTENSIONS, ImageError, read_file
+from ctray.data.image.decode import EXTENSIONS, ImageError, read_file
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
 

@@ -7,8 +7,8 @@ from typing import Literal, Self
 import numpy as np
 
 from ctray.artefact.bundle import Bundle
-from ctray.data.decode import decode_image
-from ctray.data.preprocess import to_input
+from ctray.data.image.decode import decode_image
+from ctray.data.image.preprocess import to_input
 from ctray.engine.base import Engine, EngineName, load_engine
 
 Decision = Literal["answer", "abstain", "not_chest_image"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctray.data.decode import decode_image
-from ctray.data.preprocess import stored_to_input, to_input
+from ctray.data.image.decode import decode_image
+from ctray.data.image.preprocess import stored_to_input, to_input
 from ctray.data.records import FileRecord, list_folder, read_bytes
 from ctray.data.store import Store, is_store, read_image, record_id
 from ctray.engine.batch import Outcome, predict_many, row

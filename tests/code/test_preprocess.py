@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ctray.config import PreprocessSpec
-from ctray.data.preprocess import apply_tone, to_input
+from ctray.data.image.preprocess import apply_tone, to_input
 from ctray.models.normalise import Normalise
 
 pytestmark = pytest.mark.fast

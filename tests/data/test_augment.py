@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 
 from ctray.config import AugmentConfig
 from ctray.data.augment import _DRAWS, _SLOT, Augmenter, Plan, _uniform, record_key
-from ctray.data.preprocess import resize
+from ctray.data.image.preprocess import resize
 
 pytestmark = pytest.mark.fast
 

@@ -29,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ctray.data.decode import EXTENSIONS, ImageError, decode, decode_image, read_file
+from ctray.data.image.decode import EXTENSIONS, ImageError, decode, decode_image, read_file
 
 # pytest lifts the filter that `decode` sets, at every test anew.
 pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore::UserWarning")]

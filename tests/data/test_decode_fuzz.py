@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctray.data.decode import ImageError, decode
+from ctray.data.image.decode import ImageError, decode
 
 pytestmark = pytest.mark.fast
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctray.data.decode import decode_image
 from ctray.data.duplicates import Pair, near_duplicates, perceptual_hash
+from ctray.data.image.decode import decode_image
+from ctray.data.image.preprocess import to_store
 from ctray.data.phantom import CLASSES, PhantomSpec, draw
-from ctray.data.preprocess import to_store
 
 pytestmark = pytest.mark.fast
 

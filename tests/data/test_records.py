@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from ctray import storage
-from ctray.data.decode import ImageError
+from ctray.data.image.decode import ImageError
 from ctray.data.records import FileRecord, Input, Listing, list_folder, list_inputs, parse_input
 from ctray.data.records import read_bytes as read_record
 from ctray.errors import UserError

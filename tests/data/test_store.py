@@ -19,10 +19,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from ctray.data.decode import decode_image
 from ctray.data.duplicates import Pair
+from ctray.data.image.decode import decode_image
+from ctray.data.image.preprocess import to_store
 from ctray.data.prepare import Options, prepare
-from ctray.data.preprocess import to_store
 from ctray.data.records import Input, list_folder, list_inputs
 from ctray.data.store import Store
 from ctray.errors import UserError

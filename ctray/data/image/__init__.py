@@ -1,0 +1,1 @@
+"""Encoded bytes to the canonical image, and the canonical image to the model's input."""
