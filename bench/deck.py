@@ -20,7 +20,7 @@ from typing import Any
 
 from kit import REPOSITORY, alone, conditions, ctray, images, parser
 
-from ctray.data.confound import find_confounds
+from ctray.data.ingest.confound import find_confounds
 from ctray.data.store import Store, is_store
 from ctray.engine.base import restore_model
 from ctray.engine.latency import CALLS, WARM_UP, latency_ms

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from kit import alternate, arguments, emit, images, note
 
-from ctray.data.prepare import prepare
-from ctray.data.records import Listing, list_folder
+from ctray.data.ingest.listing import Listing, list_folder
+from ctray.data.ingest.prepare import prepare
 from ctray.session import ray_session
 
 CORES = 2

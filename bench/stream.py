@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ctray.config import AugmentConfig, PreprocessSpec
 from ctray.data.augment import Augmenter, record_key
-from ctray.data.prepare import prepare
-from ctray.data.records import list_folder
+from ctray.data.ingest.listing import list_folder
+from ctray.data.ingest.prepare import prepare
 from ctray.data.store import Store, read_image
 from ctray.data.stream import Stream
 from ctray.session import ray_session

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from kit import arguments, emit, images, note
 
 from ctray.config import AugmentConfig, PreprocessSpec
-from ctray.data.prepare import Options, prepare
-from ctray.data.records import list_folder
+from ctray.data.ingest.listing import list_folder
+from ctray.data.ingest.prepare import Options, prepare
 from ctray.data.store import INFO, MANIFEST, STAMP_KEY, Store, shard_path, version_stamp
 from ctray.data.stream import Stream
 from ctray.session import ray_session

@@ -83,9 +83,9 @@ def prepare(
     """
     from rich.progress import Progress
 
-    from ctray.data.prepare import Options, read_fractions
-    from ctray.data.prepare import prepare as prepare_store
-    from ctray.data.records import list_inputs, parse_input
+    from ctray.data.ingest.listing import list_inputs, parse_input
+    from ctray.data.ingest.prepare import Options, read_fractions
+    from ctray.data.ingest.prepare import prepare as prepare_store
     from ctray.data.store import DEFAULT_SIZE, Store
     from ctray.session import ray_session
     from ctray.storage import check_empty
@@ -190,7 +190,7 @@ def train(
     settings = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
 
     from ctray import storage
-    from ctray.data.source import check_data, open_or_prepare
+    from ctray.data.ingest.source import check_data, open_or_prepare
     from ctray.models.names import check_backbone
     from ctray.session import import_meanwhile, ray_session
     from ctray.training.plan import make_plan, parse_workers
@@ -246,7 +246,7 @@ def evaluate(
 
     Example: ctray evaluate run/bundle --data store --out report
     """
-    from ctray.data.source import check_data
+    from ctray.data.ingest.source import check_data
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate as evaluate_bundle
     from ctray.evaluation.metrics import table
@@ -495,7 +495,7 @@ def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
 
 def print_store(store: "Store") -> None:
     """Print the counts per class and split, what ties records together and what was left out."""
-    from ctray.data.confound import find_confounds
+    from ctray.data.ingest.confound import find_confounds
     from ctray.data.store import counts
 
     usable = store.records("all")

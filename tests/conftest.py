@@ -10,9 +10,9 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from ctray.config import Recipe
+from ctray.data.ingest.listing import list_folder
+from ctray.data.ingest.prepare import Options, prepare
 from ctray.data.phantom import PhantomSpec, write_folder
-from ctray.data.prepare import Options, prepare
-from ctray.data.records import list_folder
 from ctray.data.store import Store
 from ctray.session import ray_session
 

@@ -5,7 +5,7 @@ with the reason), `duplicates.parquet`, `report.html`, `report.json` and `shards
 uncompressed Arrow files of fixed-shape uint8 tensors, so that a worker maps them and reads any row
 without copying the rest. A shard is never written again. Appending adds shards and a new manifest;
 the earlier manifests stay in `versions/`, so that what a run was trained on can be read again.
-`ctray.data.prepare` writes it.
+`ctray.data.ingest.prepare` writes it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctray.data.split import SPLITS
+from ctray.data.ingest.split import SPLITS
 from ctray.errors import UserError
 
 SCHEMA = 2

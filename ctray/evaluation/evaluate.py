@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctray.data.image.decode import decode_image
 from ctray.data.image.preprocess import stored_to_input, to_input
-from ctray.data.records import FileRecord, list_folder, read_bytes
+from ctray.data.ingest.listing import FileRecord, list_folder, read_bytes
 from ctray.data.store import Store, is_store, read_image, record_id
 from ctray.engine.batch import Outcome, predict_many, row
 from ctray.engine.predictor import Predictor

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association
 
-from ctray.data.confound import MAX_LEVELS, Confounds, Factor, cramers_v, find_confounds
+from ctray.data.ingest.confound import MAX_LEVELS, Confounds, Factor, cramers_v, find_confounds
 
 pytestmark = pytest.mark.fast
 

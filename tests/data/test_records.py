@@ -16,8 +16,15 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from ctray import storage
 from ctray.data.image.decode import ImageError
-from ctray.data.records import FileRecord, Input, Listing, list_folder, list_inputs, parse_input
-from ctray.data.records import read_bytes as read_record
+from ctray.data.ingest.listing import (
+    FileRecord,
+    Input,
+    Listing,
+    list_folder,
+    list_inputs,
+    parse_input,
+)
+from ctray.data.ingest.listing import read_bytes as read_record
 from ctray.errors import UserError
 
 pytestmark = pytest.mark.fast

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctray.data.report import (
+from ctray.data.ingest.report import (
     MOSAIC_ALL,
     PAIRS_SHOWN,
     QUARANTINE_A_STATUS,

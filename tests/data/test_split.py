@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from ctray.data.split import split_groups
+from ctray.data.ingest.split import split_groups
 
 pytestmark = pytest.mark.fast
 

@@ -19,11 +19,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from ctray.data.duplicates import Pair
 from ctray.data.image.decode import decode_image
 from ctray.data.image.preprocess import to_store
-from ctray.data.prepare import Options, prepare
-from ctray.data.records import Input, list_folder, list_inputs
+from ctray.data.ingest.duplicates import Pair
+from ctray.data.ingest.listing import Input, list_folder, list_inputs
+from ctray.data.ingest.prepare import Options, prepare
 from ctray.data.store import Store
 from ctray.errors import UserError
 
@@ -162,7 +162,7 @@ def test_changed_files_are_read_again_after_a_kill(
     copy: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("ctray.data.prepare.write_report", interrupt)
+        patch.setattr("ctray.data.ingest.prepare.write_report", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(list_folder(copy), tmp_path / "out", Options(size=64))
     assert (tmp_path / "out.partial" / "rows" / "00000.parquet").exists()
@@ -177,7 +177,7 @@ def test_what_an_interrupted_run_left_is_not_taken_for_another_stores(
     first = prepare(list_folder(copy), tmp_path / "first", Options(size=64))
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("ctray.data.prepare.write_report", interrupt)
+        patch.setattr("ctray.data.ingest.prepare.write_report", interrupt)
         shutil.rmtree(copy / "COVID")
         with pytest.raises(KeyboardInterrupt):
             prepare(list_folder(copy), out, Options(size=64))
@@ -201,7 +201,7 @@ def test_what_a_dead_append_left_is_not_taken_for_the_next(
     out = tmp_path / "store"
     prepare(list_folder(copy), out, Options(size=64))
     with monkeypatch.context() as patch:
-        patch.setattr("ctray.data.prepare.os.replace", moved_shards_only)
+        patch.setattr("ctray.data.ingest.prepare.os.replace", moved_shards_only)
         with pytest.raises(KeyboardInterrupt):
             prepare(list_folder(tmp_path / "x"), out, Options(size=64), append=True)
     after = prepare(list_folder(tmp_path / "y"), out, Options(size=64), append=True)
@@ -292,7 +292,7 @@ def test_an_interrupted_append_leaves_the_earlier_version(
             raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr("ctray.data.prepare.os.replace", stop_before_the_end)
+    monkeypatch.setattr("ctray.data.ingest.prepare.os.replace", stop_before_the_end)
     with pytest.raises(KeyboardInterrupt):
         prepare(list_folder(later.parent), out, Options(size=64), append=True)
     monkeypatch.undo()
@@ -405,7 +405,7 @@ def test_look_alikes_under_two_labels_stay_and_copies_do_not(
 ) -> None:
     # The folders follow each other: 0 and 1 are COVID, 100 and 101 Lung_Opacity.
     pairs = [Pair(0, 100, 0.74, False), Pair(1, 101, 0.76, False)]
-    monkeypatch.setattr("ctray.data.checks.near_duplicates", lambda *_: pairs)
+    monkeypatch.setattr("ctray.data.ingest.checks.near_duplicates", lambda *_: pairs)
     store = prepare(list_folder(copy), tmp_path / "store", Options(size=64))
     rows = store.manifest.iloc[[0, 100, 1, 101]]
     assert rows["label"].tolist() == ["COVID", "Lung_Opacity"] * 2

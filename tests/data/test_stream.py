@@ -17,9 +17,9 @@ from ctray.config import AugmentConfig, PreprocessSpec
 from ctray.data.augment import Augmenter, record_key
 from ctray.data.image.decode import decode_image
 from ctray.data.image.preprocess import apply_tone, to_input
-from ctray.data.prepare import Options, prepare
+from ctray.data.ingest.listing import list_folder
+from ctray.data.ingest.prepare import Options, prepare
 from ctray.data.preview import YOURS, preview_configs, preview_records, preview_tiles
-from ctray.data.records import list_folder
 from ctray.data.store import Store
 from ctray.data.stream import Batch, Stream
 from ctray.errors import UserError

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ctray import config
 from ctray.artefact.bundle import Bundle
 from ctray.config import PreprocessSpec, Recipe
-from ctray.data.prepare import prepare
-from ctray.data.records import list_folder
+from ctray.data.ingest.listing import list_folder
+from ctray.data.ingest.prepare import prepare
 from ctray.data.store import Store
 from ctray.data.stream import Stream
 from ctray.errors import UserError

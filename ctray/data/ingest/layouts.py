@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from ctray import storage
 from ctray.data.image.decode import EXTENSIONS
-from ctray.data.tables import SPLIT_NAMES, Row, Table, listed, read_table, suffix
+from ctray.data.ingest.tables import SPLIT_NAMES, Row, Table, listed, read_table, suffix
 from ctray.errors import UserError
 
 # Written beside the class folders by the phantom, so that nobody takes its figures for patients'.

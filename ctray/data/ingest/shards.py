@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import ray
 
-from ctray.data.duplicates import perceptual_hash
-from ctray.data.earlier import Base
 from ctray.data.image.decode import ImageError, Picture, decode
 from ctray.data.image.preprocess import to_store
-from ctray.data.layouts import FileRecord
-from ctray.data.records import read_bytes
+from ctray.data.ingest.duplicates import perceptual_hash
+from ctray.data.ingest.earlier import Base
+from ctray.data.ingest.layouts import FileRecord
+from ctray.data.ingest.listing import read_bytes
 from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 
 # Small enough that two workers share a small set, large enough that a task is not all start-up;

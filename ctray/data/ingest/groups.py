@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ctray.data.split import SPLITS, position, split_groups, split_of
+from ctray.data.ingest.split import SPLITS, position, split_groups, split_of
 from ctray.errors import UserError
 
 # Names of one patient may stand in the table and in the DICOM file: they are one space of names.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctray.data.records import StoreInput
-from ctray.data.split import FRACTIONS
+from ctray.data.ingest.listing import StoreInput
+from ctray.data.ingest.split import FRACTIONS
 from ctray.data.store import Store, shard_path
 from ctray.errors import UserError
 

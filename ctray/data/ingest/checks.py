@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from ctray.data.duplicates import near_duplicates
-from ctray.data.earlier import Base
-from ctray.data.shards import ROW_TYPES
+from ctray.data.ingest.duplicates import near_duplicates
+from ctray.data.ingest.earlier import Base
+from ctray.data.ingest.shards import ROW_TYPES
 from ctray.data.store import read_images
 from ctray.errors import UserError
 

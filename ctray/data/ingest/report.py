@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from ctray import storage
-from ctray.data.confound import PERMUTATIONS, THRESHOLDS, find_confounds
-from ctray.data.split import FRACTIONS, SPLITS
+from ctray.data.ingest.confound import PERMUTATIONS, THRESHOLDS, find_confounds
+from ctray.data.ingest.split import FRACTIONS, SPLITS
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 PictureOf = Callable[[pd.Series], np.ndarray | None]
@@ -413,7 +413,7 @@ def _page(
     paths = {pair[end] for pair in facts["duplicates"]["shown"] for end in ("first", "second")}
     paths |= {item["path"] for kind in facts["quarantine"] for item in kind["shown"]}
     rows = manifest[manifest["path"].isin(paths)].set_index("path")
-    source = resources.files("ctray.data").joinpath("report.html.j2").read_text("utf-8")
+    source = resources.files("ctray.data.ingest").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         **facts,
         pairs_open=PAIRS_OPEN,

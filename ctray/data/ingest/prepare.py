@@ -24,19 +24,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctray import __version__
-from ctray.data.checks import check_classes, check_records, refuse_faults
-from ctray.data.earlier import Base, join, read_stores
-from ctray.data.groups import assign_splits, check_leaks, group_records
 from ctray.data.image.decode import ImageError, decode
 from ctray.data.image.preprocess import resize
-from ctray.data.records import (
+from ctray.data.ingest.checks import check_classes, check_records, refuse_faults
+from ctray.data.ingest.earlier import Base, join, read_stores
+from ctray.data.ingest.groups import assign_splits, check_leaks, group_records
+from ctray.data.ingest.listing import (
     Listing,
     StoreInput,
     check_spelling,
     read_bytes,
 )
-from ctray.data.report import write_report
-from ctray.data.shards import PLAN, ROWS, Progress, decode_files, open_partial, plan_of
+from ctray.data.ingest.report import write_report
+from ctray.data.ingest.shards import PLAN, ROWS, Progress, decode_files, open_partial, plan_of
 from ctray.data.store import (
     DEFAULT_SIZE,
     DUPLICATES,

@@ -12,7 +12,7 @@ from ctray.data.store import Store, is_store
 def check_data(data: Path) -> None:
     """Raise the mistakes in a store or data folder that show without opening an image."""
     if not is_store(data):
-        from ctray.data.records import list_folder
+        from ctray.data.ingest.listing import list_folder
 
         list_folder(data)
 
@@ -25,7 +25,7 @@ def open_or_prepare(data: Path, place: Path) -> Store:
     for store in (data, place):
         if is_store(store):
             return Store.open(store)
-    from ctray.data.prepare import prepare
-    from ctray.data.records import list_folder
+    from ctray.data.ingest.listing import list_folder
+    from ctray.data.ingest.prepare import prepare
 
     return prepare(list_folder(data), place)

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 from ctray import storage
 from ctray.data.image.decode import ImageError
-from ctray.data.layouts import (
+from ctray.data.ingest.layouts import (
     MANIFESTS,
     Contents,
     FileRecord,
     read_folder,
     read_manifest,
 )
-from ctray.data.tables import ROLES, listed, suffix
+from ctray.data.ingest.tables import ROLES, listed, suffix
 from ctray.errors import UserError
 
 # What makes a folder a store.

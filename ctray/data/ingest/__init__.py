@@ -1,0 +1,1 @@
+"""Folders and tables to checked records in a store."""
