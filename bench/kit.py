@@ -19,8 +19,8 @@ from typing import NoReturn
 import pandas as pd
 import psutil
 
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 REPOSITORY = Path(__file__).parent.parent
 # Of a processor's flags the first that it has says how fast it may be.

@@ -16,7 +16,7 @@ from typing import Any
 
 from kit import alone, arguments, emit, note, prepared, search
 
-from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 KILLS, TRIALS, EPOCHS = 10, 12, 40
 # A search that is not back by then hangs.

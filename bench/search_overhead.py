@@ -23,8 +23,8 @@ from typing import Any
 
 from kit import alone, arguments, emit, in_turn, note, prepared, search
 
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 TRIALS, IMAGE_SIZE = 8, 96
 SPACE = f"""

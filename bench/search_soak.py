@@ -20,8 +20,8 @@ from kit import alone, arguments, emit, note, prepared, search
 from ray._private.state import actors
 from ray.util import placement_group_table
 
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.session import ray_session
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 SEARCHES, TRIALS = 50, 4
 # A search of this size takes under a minute; one that is not back by then hangs.

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctray.data.phantom import CLASSES
 from ctray.session import free_port, sigterm_as_exit
 from ctray.storage import check_empty
+from ctray.synthetic.phantom import CLASSES
 
 _SERVICE_DEADLINE_S = 120
 

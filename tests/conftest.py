@@ -12,9 +12,9 @@ from pyarrow import fs
 from ctray.config import Recipe
 from ctray.data.ingest.listing import list_folder
 from ctray.data.ingest.prepare import Options, prepare
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
 from ctray.session import ray_session
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -18,10 +18,10 @@ from ctray.cli import EXPERT, error_console, print_store, run_cli
 from ctray.cli import promote as promote_bundle
 from ctray.config import Recipe, recipe_file
 from ctray.data.ingest.source import check_data, open_or_prepare
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.errors import UserError
 from ctray.session import import_meanwhile, ray_session
 from ctray.storage import locked, new_folder, write_bytes
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose

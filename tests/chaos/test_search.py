@@ -14,7 +14,7 @@ from chaos_kit import kill, running
 from optuna.trial import FrozenTrial, TrialState
 
 from ctray.artefact.bundle import Bundle
-from ctray.data.phantom import PhantomSpec, write_folder
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 pytestmark = pytest.mark.timeout(900)
 

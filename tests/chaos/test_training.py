@@ -19,8 +19,8 @@ import pytest
 from chaos_kit import Command, kill, running
 
 from ctray.artefact.bundle import Bundle
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.session import free_port
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 from ctray.training import checkpoints
 
 # A busy machine starts Ray in half a minute, and the long test starts it five times.

@@ -11,7 +11,7 @@ import pytest
 from ctray.data.image.decode import decode_image
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import Pair, near_duplicates, perceptual_hash
-from ctray.data.phantom import CLASSES, PhantomSpec, draw
+from ctray.synthetic.phantom import CLASSES, PhantomSpec, draw
 
 pytestmark = pytest.mark.fast
 

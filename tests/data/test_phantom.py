@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ctray.data.phantom import CLASSES, MARKER_FILE, PhantomSpec, draw, write_folder
 from ctray.errors import UserError
+from ctray.synthetic.phantom import CLASSES, MARKER_FILE, PhantomSpec, draw, write_folder
 
 pytestmark = pytest.mark.fast
 
@@ -152,7 +152,7 @@ def test_the_folder_says_that_it_is_synthetic(tmp_path: Path) -> None:
     assert len((out / MARKER_FILE).read_text().splitlines()) == 1
     readme = (out / "README.md").read_text()
     assert len(readme.splitlines()) == 2
-    for word in ("synthetic", "ctray.data.phantom", "seed=7", "size=128"):
+    for word in ("synthetic", "ctray.synthetic.phantom", "seed=7", "size=128"):
         assert word in readme
 
 

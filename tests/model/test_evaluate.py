@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from ctray.cli import app
 from ctray.config import Recipe
-from ctray.data.phantom import PhantomSpec, write_folder
 from ctray.data.store import Store
 from ctray.errors import UserError
+from ctray.synthetic.phantom import PhantomSpec, write_folder
 
 
 def invoke(*arguments: object) -> Result:

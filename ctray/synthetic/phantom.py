@@ -190,9 +190,9 @@ def write_folder(spec: PhantomSpec, out: Path) -> Path:
         raise UserError(f"{out} exists and is not an empty folder; name a new one.")
     out.mkdir(parents=True, exist_ok=True)
     # First, so that even a folder left behind by an interrupted call says what it holds.
-    (out / MARKER_FILE).write_text("Synthetic images drawn by ctray.data.phantom.\n")
+    (out / MARKER_FILE).write_text("Synthetic images drawn by ctray.synthetic.phantom.\n")
     (out / "README.md").write_text(
-        "These images are synthetic: drawn by ctray.data.phantom, they show nobody "
+        "These images are synthetic: drawn by ctray.synthetic.phantom, they show nobody "
         "and must not be mistaken for patients' radiographs.\n"
         f"Drawn with {spec} (seed {spec.seed}).\n"
     )

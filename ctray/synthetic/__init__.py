@@ -1,0 +1,1 @@
+"""Synthetic chest images with known findings, to try ctray without data."""
