@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 from kit import alone, emit, note, parser, prepared, search
 
+from ctray.artefact.parts import SUMS
 from ctray.data.store import Store
 from ctray.engine.predictor import Predictor
 from ctray.evaluation.evaluate import evaluate
-from ctray.storage import SUMS
 from ctray.synthetic.phantom import MARKER_FILE, PhantomSpec, write_folder
 
 RECIPE = "deck_small_cnn"

@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from ctray import storage
+from ctray.artefact.parts import SUMS
 from ctray.config import PreprocessSpec, Recipe, Strict
 from ctray.errors import UserError
-from ctray.storage import SUMS
 
 SCHEMA = 1
 REGISTERED = "registered.json"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ctray import storage
 from ctray.artefact.bundle import REGISTERED, Bundle, Registration, copy_bundle
+from ctray.artefact.parts import is_bundle
 from ctray.errors import UserError
 from ctray.provenance import now
 
@@ -75,7 +76,7 @@ def list_versions(registry: str, name: str = DEFAULT_NAME) -> list[Version]:
     for number in _numbers(registry, name):
         version = str(number)
         uri = storage.join(_versions(registry, name), version)
-        if not storage.exists(storage.join(uri, storage.SUMS)):
+        if not is_bundle(uri):
             continue  # a copy that was cut short
         entry = Registration.model_validate_json(storage.read_bytes(storage.join(uri, REGISTERED)))
         found.append(

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ctray import storage
 from ctray.artefact.bundle import Bundle
+from ctray.artefact.parts import is_bundle
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import Batch, Stream, share_of
@@ -482,7 +483,7 @@ class Training:
 
 def _trained_weights(uri: str) -> Tensors:
     """The weights of a bundle, or the best that the checkpoints in a folder have."""
-    if storage.is_file(storage.join(uri, storage.SUMS)):
+    if is_bundle(uri):
         return Bundle.load(uri).weights
     return checkpoints.load_best(uri)
 

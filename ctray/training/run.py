@@ -11,6 +11,7 @@ import psutil
 from pydantic import ValidationError
 
 from ctray import storage
+from ctray.artefact.parts import is_bundle
 from ctray.config import Recipe
 from ctray.data.store import Store, is_store
 from ctray.errors import UserError
@@ -27,7 +28,7 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
         UserError: the folder holds a finished run of another recipe or on other data.
     """
     settings = _settings(out)
-    if settings is None or not (out / _BUNDLE / storage.SUMS).is_file():
+    if settings is None or not is_bundle(str(out / _BUNDLE)):
         return None
     from ctray.artefact.bundle import Bundle
 
@@ -73,7 +74,12 @@ def run_folder(
         )
     taken = f"another training is at work in --out {out}: wait for it, or choose another folder"
     is_ours = False
-    new = storage.new_folder(out, is_kept=lambda: not is_ours or _any(checkpoints))
+
+    def is_kept() -> bool:
+        # What fails after the bundle must not cost hours of training.
+        return not is_ours or is_bundle(str(out / _BUNDLE)) or _any(checkpoints)
+
+    new = storage.new_folder(out, is_kept)
     # Two would delete each other's checkpoints.
     with (
         contextlib.nullcontext() if begun else new,

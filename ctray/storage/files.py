@@ -1,14 +1,11 @@
 """Files on any filesystem URI, through pyarrow's filesystems."""
 
 import contextlib
-import errno
-import fcntl
 import functools
 import itertools
 import os
 import posixpath
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -18,8 +15,6 @@ from pyarrow import fs
 
 from ctray.errors import UserError
 
-# The last file of a bundle to be written: where it is, a bundle is whole.
-SUMS = "SHA256SUMS"
 _LOCAL = fs.LocalFileSystem()
 # An object store answers in tens of milliseconds: many small questions are asked side by side.
 _THREADS = 32
@@ -201,56 +196,6 @@ def absolute(uri: str) -> str:
     if parts.netloc not in ("", "localhost"):
         raise UserError(f"{uri!r} names the machine {parts.netloc!r}: write file:///path")
     return str(Path(unquote(parts.path)).resolve())
-
-
-def check_empty(out: Path) -> None:
-    """Raise UserError when a local folder to write already holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not empty: choose another folder or remove it")
-
-
-@contextlib.contextmanager
-def new_folder(out: Path, is_kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Make a local folder for a block's results; if the block fails, nothing half-made is left.
-
-    A finished bundle is kept: what fails after it must not cost hours of training. So is all when
-    `is_kept` says so.
-
-    Raises:
-        UserError: there already is something in it.
-    """
-    check_empty(out)
-    existed = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not (any(out.rglob(SUMS)) or is_kept()):
-            for path in out.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not existed:
-                out.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def locked(file: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file for a block; a process that dies gives it back.
-
-    A file system without locks, as some that machines share, keeps nobody out.
-
-    Raises:
-        UserError: another process holds it; `taken` is the sentence.
-    """
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(taken) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-        yield
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,0 +1,47 @@
+"""Files on any URI, and the folders that commands write into."""
+
+from ctray.storage.files import (
+    absolute,
+    any_exists,
+    cause,
+    delete,
+    delete_if_empty,
+    exists,
+    files,
+    folder_of,
+    folders,
+    is_file,
+    is_folder,
+    join,
+    plain,
+    read_bytes,
+    read_starts,
+    resolve,
+    walk,
+    write_bytes,
+)
+from ctray.storage.folders import check_empty, locked, new_folder
+
+__all__ = [
+    "absolute",
+    "any_exists",
+    "cause",
+    "check_empty",
+    "delete",
+    "delete_if_empty",
+    "exists",
+    "files",
+    "folder_of",
+    "folders",
+    "is_file",
+    "is_folder",
+    "join",
+    "locked",
+    "new_folder",
+    "plain",
+    "read_bytes",
+    "read_starts",
+    "resolve",
+    "walk",
+    "write_bytes",
+]
