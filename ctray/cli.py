@@ -1,10 +1,8 @@
 """`ctray …`: parsing and printing only, one function a verb."""
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,24 +10,23 @@ import typer
 
 from ctray import __version__
 from ctray.config import PreprocessSpec, Recipe, parse_assignments
-from ctray.errors import ClusterDiedError, UserError
+from ctray.console import (
+    BUNDLE_HELP,
+    DATA_HELP,
+    REGISTRY_HELP,
+    VERBOSE,
+    error_console,
+    parse_pairs,
+    print_store,
+    run_app,
+)
+from ctray.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ctray.data.store import Store
+    pass
 
 # Heavy imports (Ray, torch) wait inside the verbs: `--help` and mistakes answer at once.
 
-EXPERT = typer.Option("--verbose", "-v", help="Show Ray's own messages and the workers' output.")
-_DATA_HELP = "Store, or folder with one sub-folder a class."
-_BUNDLE_HELP = "Folder or URI of a bundle."
-_REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/registry."
-
-# Of each kind of fault so many files are printed; the report has them all.
-LINES_A_FAULT = 5
-# From so many records on, one group with a fifth of them is odd.
-FEWEST_TO_WONDER = 50
 PHASES = ("decoding", "comparing")
 _TRAINER = "ctray.training.trainer"
 
@@ -75,7 +72,7 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Make any file left out or warned about an error.")
     ] = False,
-    verbose: Annotated[bool, EXPERT] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Decode, check, tie together and split images into a store, with a report on them.
 
@@ -151,7 +148,7 @@ def augment(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help=_DATA_HELP)],
+    data: Annotated[Path, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     recipe: Annotated[
         str | None, typer.Option(help="One that comes with ctray: fast, default, best, deck_….")
@@ -174,7 +171,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
     ] = False,
-    verbose: Annotated[bool, EXPERT] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Fine-tune a classifier and write its bundle.
 
@@ -232,8 +229,8 @@ def _scores(row: dict[str, Any]) -> str:
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
-    data: Annotated[Path, typer.Option(help=_DATA_HELP)],
+    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
+    data: Annotated[Path, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
     split: Annotated[
         str | None, typer.Option(help="Of a store: train, val, test (default) or all.")
@@ -265,7 +262,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Table: .csv, .parquet or .jsonl.")],
 ) -> None:
@@ -300,7 +297,7 @@ def predict(
 
 @app.command()
 def explain(
-    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
+    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     image: Annotated[Path, typer.Argument(help="Image file.")],
     out: Annotated[Path, typer.Option(help="PNG to write.")],
 ) -> None:
@@ -333,8 +330,8 @@ def explain(
 
 @app.command()
 def promote(
-    bundle: Annotated[str, typer.Argument(help=_BUNDLE_HELP)],
-    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
+    registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
     name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
 ) -> None:
     """Register a bundle as the next version and make it the production one.
@@ -349,7 +346,7 @@ def promote(
 
 @app.command()
 def versions(
-    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="Only this name; default: all.")] = None,
 ) -> None:
     """List the registered versions.
@@ -374,11 +371,11 @@ def versions(
 @app.command()
 def serve(
     bundle: Annotated[
-        str | None, typer.Argument(help=_BUNDLE_HELP + " Default: the promoted one.")
+        str | None, typer.Argument(help=BUNDLE_HELP + " Default: the promoted one.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    registry: Annotated[str | None, typer.Option(help=_REGISTRY_HELP)] = None,
+    registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
     name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
 ) -> None:
     """Serve a bundle over HTTP until interrupted.
@@ -442,100 +439,4 @@ def _root(
 
 def main() -> None:
     """Entry point of `ctray`."""
-    _run(app)
-
-
-def run_cli(command: Callable[..., Any]) -> None:
-    """Run a single function as a command line with ctray's manners; it exits the process."""
-    single = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
-    single.command()(command)
-    _run(single)
-
-
-def _run(program: typer.Typer) -> None:
-    try:
-        program()
-    except ClusterDiedError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        # At Python's own end Ray would make 1 of it.
-        os._exit(2)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        # A full disk, a folder one may not write, a file where a folder should be.
-        if error.strerror is None or error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except subprocess.CalledProcessError as error:
-        # A step of the demo: it has said itself what was wrong.
-        sys.exit(error.returncode)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
-    """Turn `["old=new"]` of an option into a mapping.
-
-    Raises:
-        UserError: a pair without `=`, or with nothing on one side.
-    """
-    values: dict[str, str] = {}
-    for pair in pairs:
-        old, equals, new = (part.strip() for part in pair.partition("="))
-        if not (old and equals and new):
-            raise UserError(f"{option} {pair!r} is not of the form A=B")
-        values[old] = new
-    return values
-
-
-def print_store(store: "Store") -> None:
-    """Print the counts per class and split, what ties records together and what was left out."""
-    from ctray.data.ingest.confound import find_confounds
-    from ctray.data.store import counts
-
-    usable = store.records("all")
-    print(counts(store).to_string(index_names=False))
-    lost = store.manifest[store.manifest["status"] != "ok"]
-    print(
-        f"{len(usable)} records in {usable['group'].nunique()} groups, no group in two splits; "
-        f"{len(lost)} quarantined"
-    )
-    for status, rows in lost.groupby("status"):
-        for _, row in rows.head(LINES_A_FAULT).iterrows():
-            print(f"  {row['path']}: {row['reason']}")
-        if len(rows) > LINES_A_FAULT:
-            print(f"  and {len(rows) - LINES_A_FAULT} more: {status}")
-    near = store.duplicates[store.duplicates["kind"] == "near"]
-    if len(near):
-        first = near.iloc[0]
-        print(f"{len(near)} near-duplicate pairs, such as {first['first']} and {first['second']}")
-    warned = store.manifest[store.manifest["warning"] != ""]
-    if len(warned):
-        first = warned.iloc[0]
-        print(f"{len(warned)} warnings, the first: {first['path']}: {first['warning']}")
-    groups = usable["group"].value_counts()
-    if len(usable) >= FEWEST_TO_WONDER and groups.iloc[0] > len(usable) / 5:
-        print(
-            f"group {groups.index[0]!r} holds {groups.iloc[0]} of {len(usable)} records: "
-            "is that one patient, or a placeholder?"
-        )
-    strong = [f for f in find_confounds(usable, store.classes).factors if f.verdict == "strong"]
-    if strong:
-        print(f"confounded: {strong[0].sentences[0]}")
-    if store.ignored:
-        print(
-            f"{len(store.ignored)} files are not images by name and were not read, "
-            f"the first: {store.ignored[0]}"
-        )
-
-
-def error_console() -> "Console":
-    """A rich console on stderr: progress shows on a terminal and stays out of a pipe."""
-    from rich.console import Console
-
-    return Console(stderr=True)
+    run_app(app)

@@ -20,7 +20,7 @@ import typer
 
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import DEFAULT_NAME, default_registry, production
-from ctray.cli import run_cli
+from ctray.console import run_cli
 from ctray.engine.base import EngineName
 from ctray.errors import UserError
 

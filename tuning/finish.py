@@ -9,7 +9,7 @@ from typing import Any
 
 from ctray import storage
 from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
-from ctray.cli import error_console
+from ctray.console import error_console
 from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics
 from ctray.provenance import now, versions

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ctray.cli import EXPERT, error_console, print_store, run_cli
 from ctray.cli import promote as promote_bundle
 from ctray.config import Recipe, recipe_file
+from ctray.console import VERBOSE, error_console, print_store, run_cli
 from ctray.data.ingest.source import check_data, open_or_prepare
 from ctray.errors import UserError
 from ctray.session import import_meanwhile, ray_session
@@ -103,7 +103,7 @@ def main(
     ] = None,
     name: Annotated[str, typer.Option(help="In the registry.")] = "chest",
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and the trials.")] = 0,
-    verbose: Annotated[bool, EXPERT] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Search backbone, augmentation and training; keep the model one would deploy.
 

@@ -16,7 +16,6 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional
 
-from ctray import storage
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.parts import is_bundle
 from ctray.config import Recipe

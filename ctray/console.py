@@ -1,0 +1,126 @@
+"""What every front door needs: running a command, shared options, the wording of errors, tables.
+
+`ctray`, `python -m tuning.search` and `python -m serve` stand on it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ctray.errors import ClusterDiedError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ctray.data.store import Store
+
+VERBOSE = typer.Option("--verbose", "-v", help="Show Ray's own messages and the workers' output.")
+DATA_HELP = "Store, or folder with one sub-folder a class."
+BUNDLE_HELP = "Folder or URI of a bundle."
+REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/registry."
+
+# Of each kind of fault so many files are printed; the report has them all.
+LINES_A_FAULT = 5
+# From so many records on, one group with a fifth of them is odd.
+FEWEST_TO_WONDER = 50
+
+
+def run_cli(command: Callable[..., Any]) -> None:
+    """Run a single function as a command line with ctray's manners; it exits the process."""
+    single = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    single.command()(command)
+    run_app(single)
+
+
+def run_app(program: typer.Typer) -> None:
+    """Run a command line, and exit: a user's mistake is one sentence and exit code 2."""
+    try:
+        program()
+    except ClusterDiedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At Python's own end Ray would make 1 of it.
+        os._exit(2)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder one may not write, a file where a folder should be.
+        if error.strerror is None or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:
+        # A step of the demo: it has said itself what was wrong.
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
+    """Turn `["old=new"]` of an option into a mapping.
+
+    Raises:
+        UserError: a pair without `=`, or with nothing on one side.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (old and equals and new):
+            raise UserError(f"{option} {pair!r} is not of the form A=B")
+        values[old] = new
+    return values
+
+
+def print_store(store: "Store") -> None:
+    """Print the counts per class and split, what ties records together and what was left out."""
+    from ctray.data.ingest.confound import find_confounds
+    from ctray.data.store import counts
+
+    usable = store.records("all")
+    print(counts(store).to_string(index_names=False))
+    lost = store.manifest[store.manifest["status"] != "ok"]
+    print(
+        f"{len(usable)} records in {usable['group'].nunique()} groups, no group in two splits; "
+        f"{len(lost)} quarantined"
+    )
+    for status, rows in lost.groupby("status"):
+        for _, row in rows.head(LINES_A_FAULT).iterrows():
+            print(f"  {row['path']}: {row['reason']}")
+        if len(rows) > LINES_A_FAULT:
+            print(f"  and {len(rows) - LINES_A_FAULT} more: {status}")
+    near = store.duplicates[store.duplicates["kind"] == "near"]
+    if len(near):
+        first = near.iloc[0]
+        print(f"{len(near)} near-duplicate pairs, such as {first['first']} and {first['second']}")
+    warned = store.manifest[store.manifest["warning"] != ""]
+    if len(warned):
+        first = warned.iloc[0]
+        print(f"{len(warned)} warnings, the first: {first['path']}: {first['warning']}")
+    groups = usable["group"].value_counts()
+    if len(usable) >= FEWEST_TO_WONDER and groups.iloc[0] > len(usable) / 5:
+        print(
+            f"group {groups.index[0]!r} holds {groups.iloc[0]} of {len(usable)} records: "
+            "is that one patient, or a placeholder?"
+        )
+    strong = [f for f in find_confounds(usable, store.classes).factors if f.verdict == "strong"]
+    if strong:
+        print(f"confounded: {strong[0].sentences[0]}")
+    if store.ignored:
+        print(
+            f"{len(store.ignored)} files are not images by name and were not read, "
+            f"the first: {store.ignored[0]}"
+        )
+
+
+def error_console() -> "Console":
+    """A rich console on stderr: progress shows on a terminal and stays out of a pipe."""
+    from rich.console import Console
+
+    return Console(stderr=True)
