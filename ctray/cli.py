@@ -15,6 +15,7 @@ from ctray.console import (
     DATA_HELP,
     REGISTRY_HELP,
     VERBOSE,
+    Command,
     error_console,
     parse_pairs,
     print_store,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     data: Annotated[
         list[str],
@@ -114,7 +115,7 @@ def prepare(
     print(f"store: {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def augment(
     store: Annotated[Path, typer.Argument(help="Store.")],
     preview: Annotated[Path, typer.Option(help="PNG to write.")],
@@ -146,7 +147,7 @@ def augment(
     print(f"preview: {preview}")
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     data: Annotated[Path, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
@@ -227,7 +228,7 @@ def _scores(row: dict[str, Any]) -> str:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     data: Annotated[Path, typer.Option(help=DATA_HELP)],
@@ -260,7 +261,7 @@ def evaluate(
     print(f"report: {out / 'report.html'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
@@ -295,7 +296,7 @@ def predict(
     print(f"{len(rows) - errors} answered, {errors} with an error, {rate:.0f} images/s: {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def explain(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     image: Annotated[Path, typer.Argument(help="Image file.")],
@@ -328,7 +329,7 @@ def explain(
     print(f"{prediction.predicted} {prediction.confidence:.4f}: {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def promote(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
@@ -344,7 +345,7 @@ def promote(
     print(f"{done.name} version {done.version} is in production: {done.uri}")
 
 
-@app.command()
+@app.command(cls=Command)
 def versions(
     registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="Only this name; default: all.")] = None,
@@ -368,7 +369,7 @@ def versions(
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     bundle: Annotated[
         str | None, typer.Argument(help=BUNDLE_HELP + " Default: the promoted one.")
@@ -388,7 +389,7 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "serve", *arguments])
 
 
-@app.command()
+@app.command(cls=Command)
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to draw into.")],
     images_per_class: Annotated[int, typer.Option(min=1, help="Images a class.")] = 150,
@@ -404,7 +405,7 @@ def phantom(
     print(f"synthetic images, {images_per_class} a class: {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
         "demo-out"

@@ -6,10 +6,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+import typer.core
 
 from ctray.errors import ClusterDiedError, UserError
 
@@ -29,12 +30,40 @@ LINES_A_FAULT = 5
 FEWEST_TO_WONDER = 50
 
 
-def run_cli(command: Callable[..., Any]) -> None:
-    """Run a single function as a command line with ctray's manners; it exits the process."""
+class Command(typer.core.TyperCommand):
+    """A verb whose errors name its own options beside what the library says is wrong."""
+
+    # Options for what the library calls otherwise, such as `workers` to `workers_per_trial`.
+    other_names: Mapping[str, Sequence[str]] = {}
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; a UserError leaves it with the options that its arguments are here."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            error.options = self._options(error.arguments)
+            raise
+
+    def _options(self, arguments: Iterable[str]) -> tuple[str, ...]:
+        mine = {one.name: one.opts[-1] for one in self.params if one.opts[-1].startswith("--")}
+        names = [name for one in arguments for name in self.other_names.get(one, (one,))]
+        return tuple(mine[name] for name in names if name in mine)
+
+
+def run_cli(
+    command: Callable[..., Any], other_names: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Run a single function as a command line with ctray's manners; it exits the process.
+
+    Args:
+        command: typed as typer wants it.
+        other_names: its parameters for what the library calls otherwise.
+    """
     single = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
-    single.command()(command)
+    kind = type("Single", (Command,), {"other_names": other_names or {}})
+    single.command(cls=kind)(command)
     run_app(single)
 
 
@@ -43,12 +72,12 @@ def run_app(program: typer.Typer) -> None:
     try:
         program()
     except ClusterDiedError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(_sentence(error), file=sys.stderr, flush=True)
         sys.stdout.flush()
         # At Python's own end Ray would make 1 of it.
         os._exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_sentence(error), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         # A full disk, a folder one may not write, a file where a folder should be.
@@ -61,6 +90,11 @@ def run_app(program: typer.Typer) -> None:
         sys.exit(error.returncode)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _sentence(error: UserError) -> str:
+    """What a command line prints of a mistake: the library's words, and the options to change."""
+    return f"error: {error}" + (f" ({', '.join(error.options)})" if error.options else "")
 
 
 def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:

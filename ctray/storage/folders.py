@@ -13,7 +13,7 @@ from ctray.errors import UserError
 def check_empty(out: Path) -> None:
     """Raise UserError when a local folder to write already holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not empty: choose another folder or remove it")
+        raise UserError(f"{out} is not empty: choose another folder or remove it", "out")
 
 
 @contextlib.contextmanager
