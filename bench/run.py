@@ -1,7 +1,7 @@
 """Run benches and write docs/benchmarks.md: for each its hardware, versions, date and table.
 
-`python bench/run.py` runs all, `python bench/run.py stream search_overhead` these two; the sections
-of others stay as they are. Options go to each of them.
+`python bench/run.py` runs all but the tables of `make chaos`, `python bench/run.py stream
+search_overhead` runs these two; the sections of others stay as they are. Options go to each bench.
 """
 
 import json
@@ -16,13 +16,16 @@ from kit import NOT_HERE, conditions, note
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "albumentations", "opencv-python-headless", "spdl")
+# `make chaos` runs these.
+_CHAOS = {"chaos", "search_kills"}
 # What others import or start, and the two that train for hours and write no table here.
 _NOT_BENCHES = {"kit", "run", "plain_loop", "plain_torch", "tune_over_train", "deck", "folds"}
 _HEAD = """# Benchmarks
 
 Ours and the peer's are measured in turn in one run, medians of its rounds; what else ran on the
 machine met both. The bar is for the ratio, or for ours where there is no peer.
-`make bench` runs all, `python bench/run.py NAME` one.
+`make bench` runs all but the tables of kills, which `make chaos` runs before a release;
+`python bench/run.py NAME` runs one.
 """
 
 
@@ -33,7 +36,7 @@ def main() -> None:
     options = [word for word in sys.argv[1:] if word not in known]
     if options and not options[0].startswith("-"):
         sys.exit(f"no bench {options[0]!r}; there are: {', '.join(known)}")
-    for name in names or known:
+    for name in names or sorted(set(known) - _CHAOS):
         command = [sys.executable, str(_HERE / f"{name}.py"), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode == NOT_HERE:
