@@ -116,7 +116,8 @@ def test_mistakes_that_show_when_the_data_is_read(
     done = ctray("train", "--data", one_class, "--out", out)
     assert_one_sentence(done, "class 'Broken' has no usable image")
     done = ctray("train", "--data", images, "--out", out, "--workers", "64")
-    assert_one_sentence(done, "--workers 64 needs 64")
+    assert_one_sentence(done, "too few for 64 workers")
+    assert done.stderr.endswith("or fewer (--workers)\n")
     assert not out.exists()
 
 
