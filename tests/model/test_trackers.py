@@ -2,15 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctray.errors import UserError
+from ctray.training.history import HISTORY_KEYS, HistoryRow
 from ctray.training.trackers import (
-    HISTORY_KEYS,
     MLFLOW_URI,
     History,
     MLflow,
@@ -22,8 +21,8 @@ from ctray.training.trackers import (
 pytestmark = pytest.mark.fast
 
 
-def row(step: int, value: float = 0.5) -> dict[str, Any]:
-    return dict.fromkeys(HISTORY_KEYS, value) | {"step": step, "epoch": step / 10}
+def row(step: int, value: float = 0.5) -> HistoryRow:
+    return dict.fromkeys(HISTORY_KEYS, value) | {"step": step, "epoch": step / 10}  # type: ignore[return-value]
 
 
 def test_a_resumed_history_has_each_evaluation_once(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ from ctray.data.store import Store
 from ctray.data.stream import Stream
 from ctray.errors import UserError
 from ctray.provenance import versions
-from ctray.training import trainer, worker
-from ctray.training.loop import Training
+from ctray.training import ray_train, trainer, worker
+from ctray.training.history import HISTORY_KEYS
+from ctray.training.job import make_job
 from ctray.training.plan import make_plan
-from ctray.training.trackers import HISTORY_KEYS
+from ctray.training.validation import Validation
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -140,10 +141,10 @@ def test_two_workers_train_and_count_every_validation_record_once(
 
 def test_an_evaluation_is_of_images_of_the_size_asked_for(store: Store) -> None:
     spec = PreprocessSpec(store_size=96, image_size=96)
-    kept = SimpleNamespace(val=Stream(store, "val", spec, 0, 1), spec=spec, world=1, val_kept=None)
+    validation = Validation(Stream(store, "val", spec, 0, 1))
     # The second time from memory.
     for size in (64, 64, 96):
-        batches = list(Training.val_batches(kept, size))  # type: ignore[arg-type]
+        batches = list(validation.batches(size))
         assert {batch.images.shape[1:] for batch in batches} == {(size, size)}
         assert sum(len(batch.labels) for batch in batches) == len(store.records("val"))
 
@@ -176,7 +177,7 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert steps[1] > steps[0]
     assert told.steps[-1] == steps[1]
     begins, said = told.said
-    assert begins == "refit: 1 epochs on training and validation records"
+    assert begins == "refit: 1 epoch on training and validation records"
     assert said.startswith("refit, epoch 1 of 1: loss ")
     assert [row["step"] for row in history(tmp_path)] == [row["step"] for row in history(run)]
     bundle, before = (Bundle.load(str(place / "bundle")) for place in (tmp_path, run))
@@ -237,15 +238,16 @@ def test_workers_that_die_again_and_again_are_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trainer, "_STARTS", 1)
+    monkeypatch.setattr(ray_train, "_STARTS", 1)
     monkeypatch.setattr(trainer, "_RESTARTS", 0)
     told = Told()
     begins = (lambda: True) if while_it_starts else (lambda: bool(told.steps))
     with (
         _killing_workers(begins),
-        pytest.raises(UserError, match=rf"process died {times} times \(.*\): .* --resume"),
+        pytest.raises(UserError, match=rf"process died {times} times \(.*\): .* resume") as caught,
     ):
         train_tiny(tiny_recipe, store, tmp_path, told=told)
+    assert caught.value.arguments == ("resume",)
 
 
 @contextlib.contextmanager
@@ -293,8 +295,8 @@ def test_a_gpu_without_room_is_one_sentence(
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr("ctray.training.worker._agree", lambda *_: None)
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
-    job = trainer.make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
-    says = "has too little memory: try accumulate=4, with which a run can go on, or a smaller"
+    job = make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
+    says = "has too little memory: try accumulate=4, with which a run can be resumed, or a"
     monkeypatch.setattr("ray.train.get_context", lambda: context(1))
     assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
     # Of the sixteen records of a batch each has two: those can be taken one by one, and are.
@@ -315,9 +317,11 @@ def test_the_mistake_of_one_worker_ends_the_run_at_once(cluster: None, tmp_path:
             raise UserError("cuda:0 has too little memory")
         torch.distributed.barrier()
 
-    training = trainer.build_trainer(loop, {}, make_plan(2), str(tmp_path / "scratch"), restarts=5)
+    training = ray_train.build_trainer(
+        loop, {}, make_plan(2), str(tmp_path / "scratch"), restarts=5
+    )
     with pytest.raises(UserError, match=r"^cuda:0 has too little memory$"):
-        trainer.fit(training)
+        ray_train.fit(training)
     assert len(list(starts.iterdir())) == 1
 
 
