@@ -30,7 +30,7 @@ from ctray.models.depthwise import speed_up_depthwise
 from ctray.models.normalise import Normalise
 from ctray.models.precision import autocast, uses_bf16
 from ctray.models.tta import with_tta
-from ctray.training import checkpoints, tensors
+from ctray.training import checkpoints
 from ctray.training.checkpoints import Checkpoint, RunState, Snapshot, Tensors
 from ctray.training.feed import Feed, size_in_epoch
 from ctray.training.history import HistoryRow
@@ -38,6 +38,7 @@ from ctray.training.job import End, Job, Reporter
 from ctray.training.mixing import Mixer
 from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
 from ctray.training.peers import Peers
+from ctray.training.tensors import collect_tensors, copies, restore_tensors
 from ctray.training.validation import Validation
 
 # Steps between two looks at what can end a run: the losses, a preemption, a failed checkpoint.
@@ -352,7 +353,7 @@ class Training:
         """The weights as they are now, as the best."""
         self.best = row
         weights = self.scored().state_dict() if self.rank == 0 else {}
-        return Snapshot("best", self.step, tensors.copies(weights), {"row": row})
+        return Snapshot("best", self.step, copies(weights), {"row": row})
 
     def end_refit_epoch(self, row: HistoryRow) -> Snapshot | None:
         """Say how an epoch without validation went; returns the weights after the last one."""
@@ -392,12 +393,12 @@ class Training:
             "fingerprint": self.store.fingerprint,
             "best_file": None,
         }
-        everything = tensors.collect(self.plain, self.average, self.optimizer)
-        self.writer.submit(Snapshot("step", self.step, tensors.copies(everything), state), best)
+        everything = collect_tensors(self.plain, self.average, self.optimizer)
+        self.writer.submit(Snapshot("step", self.step, copies(everything), state), best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become the run that was saved."""
-        tensors.restore(found.tensors, self.plain, self.average, self.optimizer)
+        restore_tensors(found.tensors, self.plain, self.average, self.optimizer)
         state = found.state
         self.step, self.seconds = state["step"], state["seconds"]
         self.best, self.history = state["best"], state["history"]

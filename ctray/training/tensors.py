@@ -7,7 +7,9 @@ from ctray.training.checkpoints import Tensors
 from ctray.training.optim import Average
 
 
-def collect(model: nn.Module, average: Average | None, optimizer: torch.optim.Optimizer) -> Tensors:
+def collect_tensors(
+    model: nn.Module, average: Average | None, optimizer: torch.optim.Optimizer
+) -> Tensors:
     """All that a run needs to resume: `model.…`, `average.…` and `optimizer.KEY.PARAMETER`."""
     found = {f"model.{name}": value for name, value in model.state_dict().items()}
     if average is not None:
@@ -19,10 +21,10 @@ def collect(model: nn.Module, average: Average | None, optimizer: torch.optim.Op
     return found
 
 
-def restore(
+def restore_tensors(
     found: Tensors, model: nn.Module, average: Average | None, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put what `collect` gave into a model, its average and its optimizer of the same kind."""
+    """Put what `collect_tensors` gave back into a model, its average and its optimizer."""
     groups: dict[str, Tensors] = {"model": {}, "average": {}, "optimizer": {}}
     for key, value in found.items():
         group, _, name = key.partition(".")

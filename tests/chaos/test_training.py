@@ -130,19 +130,12 @@ def contents(out: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
-    data: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    """Worker, messenger, driver, controller and cluster are killed -9, one after the other.
+def lose_worker_and_driver(data: Path, out: Path) -> int:
+    """Kill -9 worker and messenger of a run, which are replaced, then its driver.
 
-    The first two are replaced and the same command goes on by itself; after each of the others it
-    ends by itself, says what to do, and `--resume` goes on from the newest whole checkpoint. So it
-    does in the refit, after everything was killed at once. In the end weights and history are those
-    of the undisturbed run.
+    What the driver started ends by itself. Returns the step of the newest checkpoint.
     """
-    out = tmp_path / "run"
     folder = out / "checkpoints"
-
     with running(*train(data, out)) as command:
         victims = [command.process_named(name) for name in (MESSENGER, WORKER)]
         wait_for_checkpoint_after(command, folder, 0)
@@ -159,12 +152,44 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         while left := [process for process in command.family() if process not in agents]:
             assert time.monotonic() < killed + NOTICED_S, f"left by the driver: {left}"
             time.sleep(0.2)
-    step = max(saved(folder))
+    return max(saved(folder))
 
+
+def assert_it_asks_for_resume(data: Path, out: Path) -> None:
+    """The same command again is refused."""
     with running(*train(data, out)) as command:
-        assert_one_sentence(
-            command, f"{out} holds an unfinished run: resume it", "(--resume, --out)"
-        )
+        sentence = f"{out} holds an unfinished run: resume it"
+        assert_one_sentence(command, sentence, "(--resume, --out)")
+
+
+def test_a_run_that_loses_worker_and_driver_ends_as_if_nothing_had_been(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The short form: the first kills of the long one, and `--resume` to the end."""
+    out = tmp_path / "run"
+    step = lose_worker_and_driver(data, out)
+    assert_it_asks_for_resume(data, out)
+    with running(*train(data, out, "--resume")) as command:
+        assert command.wait() == 0, command
+        assert resumed_from(command) == step
+    assert_same_end(out, undisturbed)
+
+
+@pytest.mark.chaos
+def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Worker, messenger, driver, controller and cluster are killed -9, one after the other.
+
+    The first two are replaced and the same command goes on by itself; after each of the others it
+    ends by itself, says what to do, and `--resume` resumes from the newest whole checkpoint. So it
+    does in the refit, after everything was killed at once. In the end weights and history are those
+    of the undisturbed run.
+    """
+    out = tmp_path / "run"
+    folder = out / "checkpoints"
+    step = lose_worker_and_driver(data, out)
+    assert_it_asks_for_resume(data, out)
 
     with running(*train(data, out, "--resume")) as command:
         victim = command.process_named(CONTROLLER)
