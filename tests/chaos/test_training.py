@@ -214,7 +214,7 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         killed = time.monotonic()
         command.wait(NOTICED_S)
         print(f"the driver ended {time.monotonic() - killed:.1f} s after its cluster")
-        assert_one_sentence(command, "died: run the same command with --resume")
+        assert_one_sentence(command, " died: ", "--resume")
         assert command.says(f"{torn} is damaged: resuming from the checkpoint before it")
         assert resumed_from(command) == step
 
