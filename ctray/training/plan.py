@@ -26,7 +26,7 @@ _CPUS_A_TRIAL = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Resources of every run that goes on at the same time.
+    """Resources of every run; several may train side by side.
 
     Attributes:
         workers: Train workers a run; the most of them when it is elastic.
@@ -35,8 +35,8 @@ class Plan:
         threads: that torch uses in each worker.
         prefetch: batches that wait for each worker.
         data_cpus: that are left to the data tasks of each run.
-        runs: how many runs go on side by side.
-        least: workers that an elastic run goes on with; None: it is not elastic.
+        runs: how many runs train side by side.
+        least: workers that an elastic run needs to train; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
         gpu_share: of a GPU that each worker has.
     """
@@ -92,7 +92,7 @@ def make_plan(
         workers: a run; unset: every GPU in one run, otherwise one.
         runs: side by side; unset: as many as fit, but `at_most`.
         at_most: there are no more runs than this.
-        least: of an elastic run, the workers it can go on with.
+        least: of an elastic run, the workers that it needs to train.
         gpu_share: of a GPU for each worker; unset: a whole one.
 
     Raises:
@@ -102,7 +102,7 @@ def make_plan(
     cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
     most = workers
     if least is not None and workers is not None:
-        # What is refused is fewer than it can go on with.
+        # What is refused is fewer than it needs.
         workers = max(least, min(workers, _room(cpus, gpus, nodes)))
     plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share)
     if least is None:

@@ -66,7 +66,7 @@ def run_folder(
             another training is at work there; or `checkpoints` cannot be written to.
     """
     begun = _settings(out) is not None
-    if not resume and (begun or _any(checkpoints)):
+    if not resume and (begun or _has_checkpoints(checkpoints)):
         place, argument = (out, "out") if begun else (checkpoints, "checkpoints")
         raise UserError(
             f"{place} holds an unfinished run: resume it, or choose another folder",
@@ -78,7 +78,7 @@ def run_folder(
 
     def is_kept() -> bool:
         # What fails after the bundle must not cost hours of training.
-        return not is_ours or is_bundle(str(out / _BUNDLE)) or _any(checkpoints)
+        return not is_ours or is_bundle(str(out / _BUNDLE)) or _has_checkpoints(checkpoints)
 
     new = storage.new_folder(out, is_kept)
     # Two would delete each other's checkpoints.
@@ -143,7 +143,7 @@ def _write(out: Path, settings: dict[str, Any]) -> None:
     storage.write_bytes(str(out / _CONFIG), text.encode())
 
 
-def _any(checkpoints: str) -> bool:
+def _has_checkpoints(checkpoints: str) -> bool:
     try:
         names = storage.files(checkpoints)
     except OSError as error:

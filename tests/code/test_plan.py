@@ -30,6 +30,7 @@ def test_trials_run_side_by_side_where_each_has_four_cpus_or_a_gpu() -> None:
     assert plan_for(2, 0, [Node(2)], None, 1).threads == 2
     alone = plan_for(2, 0, [Node(2)], 1, None)
     assert (alone.runs, alone.threads) == (1, 2)
+    assert str(alone).startswith("1 worker with 2 CPU threads each (")
     assert plan_for(16, 0, [Node(16)], 1, None).runs == 4
     assert plan_for(16, 0, [Node(16)], 1, None, at_most=1).runs == 1
     assert plan_for(32, 0, [Node(32)], 2, None).runs == 4
