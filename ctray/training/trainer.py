@@ -80,7 +80,7 @@ def train(
     """
     check_run(recipe, store, plan)
     refit_folder = storage.join(folder, "refit")
-    begun = _begun(recipe, store, folder, listener)
+    begun = _state_to_resume(recipe, store, folder, listener)
     run_id = write_config(out, recipe, store, plan)
     title = f"{recipe.backbone}, {store.root.name}"
     settings = {"recipe": recipe.model_dump(), "fingerprint": store.fingerprint}
@@ -118,7 +118,7 @@ def run_refit(
     what is there before is resumed. Raises what `train` raises.
     """
     refit = recipe.for_refit()
-    _begun(refit, store, folder, listener)
+    _state_to_resume(refit, store, folder, listener)
     epochs = counted(refit.epochs, "epoch")
     listener.say(f"refit: {epochs} on training and validation records")
     _run(refit, store, plan, listener, folder, Trackers((), listener.say), refit_of=refit_of)
@@ -173,7 +173,9 @@ def describe(
     return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit_epochs else val)
 
 
-def _begun(recipe: Recipe, store: Store, folder: str, listener: RunListener) -> "RunState | None":
+def _state_to_resume(
+    recipe: Recipe, store: Store, folder: str, listener: RunListener
+) -> "RunState | None":
     """The state of the run whose checkpoints are in a folder, which must be of this recipe."""
     if not storage.files(folder):
         return None
