@@ -28,8 +28,13 @@ from ctray.engine.predictor import Predictor
 from ctray.models.backbones import SMALL_CNN, resolve_weights
 
 SYSTEMS = (
-    *("small_cnn", "resnet18", "efficientnet_b0", "vgg16", "xception"),
-    *("default", "default_refit"),
+    "small_cnn",
+    "resnet18",
+    "efficientnet_b0",
+    "vgg16",
+    "xception",
+    "default",
+    "default_refit",
 )
 _PACKAGES = ("ray", "torch", "timm", "openvino")
 _STARTS = {"none": "random", "package": "ImageNet, pip package", "hub": "ImageNet, hub"}
@@ -80,12 +85,11 @@ def result(system: str, store: Store, out: Path, quick: bool) -> Result:
     recipe = "default" if system.startswith("default") else f"deck_{system}"
     place, bundle = out / system, out / system / "bundle"
     # With --resume a command starts a run, goes on with one, or says that it is finished.
-    run(
-        *("train", "--data", store.root, "--recipe", recipe, "--out", place, "--resume"),
-        *("--set", "refit_epochs=0") * (not refits),
-        *(_QUICK if quick else ()),
-        *("--set", "refit_epochs=1") * (refits and quick),
-    )
+    settings = list(_QUICK) if quick else []
+    if not refits or quick:
+        settings += ["--set", f"refit_epochs={int(refits)}"]
+    train = ["train", "--data", store.root, "--recipe", recipe, "--out", place, "--resume"]
+    run(*train, *settings)
     reports: dict[str, dict[str, Any]] = {}
     for split in ("test",) if refits else ("val", "test"):
         folder = place / split

@@ -17,8 +17,9 @@ from ray.util.queue import Queue
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.session import ray_session
+from ctray.training.job import make_job
 from ctray.training.plan import make_plan
-from ctray.training.trainer import build_trainer, fit, make_job
+from ctray.training.ray_train import build_trainer, fit
 from ctray.training.worker import train_loop
 
 

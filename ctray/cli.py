@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,7 +222,7 @@ def train(
     print(f"bundle: {out / 'bundle'}")
 
 
-def _scores(row: dict[str, Any]) -> str:
+def _scores(row: Mapping[str, Any]) -> str:
     return (
         f"accuracy {row['val_accuracy']:.4f}, macro-F1 {row['val_macro_f1']:.4f} over "
         f"{row['val_records']:.0f} records"

@@ -18,7 +18,7 @@ AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
 
-# What a run that is gone on with may have otherwise: the records, their pixels and the learning
+# What a run that is resumed may have otherwise: the records, their pixels and the learning
 # rate of every step stay.
 _MAY_CHANGE = ("accumulate", "checkpoint_every", "evaluate_every", "compile", "refit_epochs")
 # A refit goes on from trained weights, so its rate is lower.
@@ -277,7 +277,7 @@ class Recipe(Strict):
         return self.model_copy(update=changes)
 
     def as_resumed(self, now: "Recipe") -> "Recipe":
-        """This recipe with what a run may change when it is gone on with as it is in `now`."""
+        """This recipe with what a run may change when it is resumed as it is in `now`."""
         return self.model_copy(update={key: getattr(now, key) for key in _MAY_CHANGE})
 
     def difference(self, other: "Recipe") -> str:

@@ -45,7 +45,9 @@ class Command(typer.core.TyperCommand):
             raise
 
     def _options(self, arguments: Iterable[str]) -> tuple[str, ...]:
-        mine = {one.name: one.opts[-1] for one in self.params if one.opts[-1].startswith("--")}
+        options = [one for one in self.params if one.opts[-1].startswith("--")]
+        # A parameter is called `set_` where Python has a `set`.
+        mine = {(one.name or "").rstrip("_"): one.opts[-1] for one in options}
         names = [name for one in arguments for name in self.other_names.get(one, (one,))]
         return tuple(mine[name] for name in names if name in mine)
 

@@ -80,8 +80,8 @@ class Told:
         self.said: list[str] = []
         self.steps: list[int] = []
 
-    def start(self, step: int, interval: int, workers: int, again: bool) -> None:
-        self.starts.append((step, interval, workers, again))
+    def start(self, step: int, interval: int, workers: int, replaced: bool) -> None:
+        self.starts.append((step, interval, workers, replaced))
 
     def first(self, times: dict[str, float]) -> None:
         assert times["started"] <= times["ready"] <= times["arrived"] <= times["done"]

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-from ctray.training.worker import Job
+from ctray.training.job import Job
 
 Verdict = Literal["more", "enough"]
 # Deaths of a lane's process in one job without an evaluation between them: the second time the job

@@ -80,6 +80,7 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
         end = "unsaved" if outcome["is_unsaved"] else "failed"
         return {"ended": end, "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
+        assert outcome["best"] is not None, "it was evaluated after its last step"
         from ctray.artefact.bundle import write_bundle
 
         weights = checkpoints.load_best(training["checkpoints"])

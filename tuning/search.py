@@ -155,7 +155,6 @@ def main(
             runs=at_a_time,
             at_most=at_most,
             gpu_share=gpus_per_trial,
-            option="--workers-per-trial",
         )
         count = f"{at_most} trials" if at_most else f"as many trials as fit into {time_budget},"
         print(f"plan: {count} of at most {base.epochs} epochs, {plan}", flush=True)
@@ -272,4 +271,4 @@ def _alone(out: Path) -> AbstractContextManager[None]:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, {"workers": ("workers_per_trial",), "gpu_share": ("gpus_per_trial",)})

@@ -21,9 +21,11 @@ from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
 from ctray.session import cluster_has_died, environment
+from ctray.training.history import ROW_KEYS
+from ctray.training.job import make_job
 from ctray.training.plan import Plan
-from ctray.training.trackers import HISTORY_KEYS
-from ctray.training.trainer import build_trainer, check_run, fit, make_job
+from ctray.training.ray_train import build_trainer, fit
+from ctray.training.trainer import check_run
 from tuning.desk import Desk, TrialJob
 from tuning.judge import Judge, Pruner
 from tuning.lane import lane_loop
@@ -33,7 +35,6 @@ from tuning.runner import TrialRun
 from tuning.space import Space
 from tuning.trials import State, Trial, write_table
 
-_ROW_KEYS = (*HISTORY_KEYS, "evaluation", "val_records")
 _LATENCY = OBJECTIVES["latency_ms"]
 # So many in a row that need no training, too slow ones or mistakes: there are no others.
 _IN_VAIN = 50
@@ -284,7 +285,7 @@ class _Run:
         # A trial ends with the second death of its process, and the lane goes on with the next.
         restarts = 2 * (min(self.limits.trials or _DEADLY_TRIALS, _DEADLY_TRIALS) + 1)
         trainer = build_trainer(lane_loop, config, self.study.plan, scratch, restarts)
-        fit(trainer, "run the same command again", "--concurrency or --workers-per-trial")
+        fit(trainer, again="run the same command again")
 
     def tune(self, scratch: str) -> None:
         """Let Tune run its trials."""
@@ -389,7 +390,7 @@ class _Run:
         elif result["kind"] == "row":
             if result["evaluation"] > self.rows.get(number, 0):
                 self.rows[number] = result["evaluation"]
-                row = {key: result[key] for key in _ROW_KEYS}
+                row = {key: result[key] for key in ROW_KEYS}
                 self.memory.row(number, row)
                 self.listener.row(number, row)
         elif result["kind"] == "model":

@@ -3,9 +3,10 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from ctray.errors import UserError
+from ctray.training.history import HistoryRow
 from ctray.training.trackers import MLFLOW_URI, MLflow, TrackerLostError
 from tuning.study import Listener
 from tuning.trials import Trial
@@ -35,7 +36,7 @@ class Tracking:
         """Its metrics."""
         if number in self._children:
             try:
-                self._children[number].row(row)
+                self._children[number].row(cast(HistoryRow, row))
             except TrackerLostError as error:
                 print(f"{error}: trial {number} goes on without it", flush=True)
                 del self._children[number]

@@ -183,7 +183,8 @@ def steps_per_epoch(records: int, batch_size: int) -> int:
     if records < batch_size:
         raise UserError(
             f"batch_size={batch_size} is larger than the {records} training records: "
-            f"--set batch_size={max(1, records // 2)}"
+            f"use batch_size={max(1, records // 2)}",
+            "set",
         )
     return records // batch_size
 

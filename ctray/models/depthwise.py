@@ -54,10 +54,20 @@ def _gradient(
     context: Any, outer: torch.Tensor, images: torch.Tensor, kernel: torch.Tensor, which: int
 ) -> torch.Tensor:
     """oneDNN's own gradient of the input (0) or the weight (1)."""
-    return torch.ops.aten.convolution_backward(
-        *(outer, images, kernel, None, context.stride, context.padding, (1, 1), False, (0, 0)),
-        *(len(kernel), [which == 0, which == 1, False]),
-    )[which]
+    gradients = torch.ops.aten.convolution_backward(
+        grad_output=outer,
+        input=images,
+        weight=kernel,
+        bias_sizes=None,
+        stride=context.stride,
+        padding=context.padding,
+        dilation=(1, 1),
+        transposed=False,
+        output_padding=(0, 0),
+        groups=len(kernel),
+        output_mask=[which == 0, which == 1, False],
+    )
+    return gradients[which]
 
 
 def _spread(
@@ -72,7 +82,8 @@ def _spread(
     (down, right), (top, left) = context.stride, context.padding
     first, second = rows - 1 - top, columns - 1 - left
     wide[
-        *(slice(None), slice(None)),
+        :,
+        :,
         first : first + (outer.shape[2] - 1) * down + 1 : down,
         second : second + (outer.shape[3] - 1) * right + 1 : right,
     ] = outer

@@ -8,7 +8,12 @@ SMALL_CNN = "small_cnn"
 # timm's own `xception` is an alias it warns about.
 _ALIASES = {"xception": "legacy_xception"}
 _OF_THE_RECIPES = (
-    *(SMALL_CNN, "tf_efficientnet_lite0", "efficientnet_b0", "resnet18", "vgg16", "xception"),
+    SMALL_CNN,
+    "tf_efficientnet_lite0",
+    "efficientnet_b0",
+    "resnet18",
+    "vgg16",
+    "xception",
 )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, one verified file each, on any filesystem URI.
+"""Checkpoints: everything a run needs to resume, one verified file each, on any filesystem URI.
 
 A checkpoint is a safetensors file with the run's state as JSON in its header. Its name carries the
 step and the beginning of its sha256, it appears under that name only when it is whole, and it is
@@ -13,34 +13,85 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import safetensors.torch
 import torch
 
 from ctray import storage
 from ctray.errors import UserError
+from ctray.training.history import HistoryRow
 
 Tensors = dict[str, torch.Tensor]
-State = dict[str, Any]
-Kind = Literal["step", "best"]
 
+_Kind = Literal["step", "best"]
 _KEPT = 2
 _NAME = re.compile(r"(step|best)-(\d{9})-([0-9a-f]{16})\.safetensors")
 
 
 class NotWrittenError(UserError):
-    """A checkpoint cannot be written; with which command to go on is for the command to say."""
+    """A checkpoint cannot be written; how to resume the run is for its driver to say."""
+
+
+class RunState(TypedDict):
+    """What a run knows beside its tensors, as JSON in the checkpoint of a step.
+
+    Attributes:
+        step: optimizer steps done.
+        seconds: of training until then, over all the times that the run was started.
+        best: the best evaluation so far; of a refit its last epoch.
+        history: all evaluations, in order.
+        sums: of the steps since the last evaluation: losses, records predicted right, records.
+        finished: whether no step is left.
+        recipe: as `Recipe.model_dump` gives it.
+        fingerprint: of the store.
+        best_file: name of the file with the best weights, beside this one; set by `Writer`.
+    """
+
+    step: int
+    seconds: float
+    best: HistoryRow | None
+    history: list[HistoryRow]
+    sums: list[float]
+    finished: bool
+    recipe: dict[str, Any]
+    fingerprint: str
+    best_file: str | None
+
+
+class BestState(TypedDict):
+    """What is kept with the best weights: the evaluation that chose them."""
+
+    row: HistoryRow
+
+
+class Checkpoint(NamedTuple):
+    """What a run resumes from.
+
+    Attributes:
+        tensors: weights, averaged weights and optimizer state, on the CPU.
+        state: everything else.
+    """
+
+    tensors: Tensors
+    state: RunState
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is to be written: copies that the training does not touch any more."""
+    """What is to be written: copies that the training does not touch any more.
 
-    kind: Kind
+    Attributes:
+        kind: `step`: all that a run needs to resume; `best`: weights alone.
+        step: optimizer steps done.
+        tensors: by name, on the CPU.
+        state: a `RunState` of a step, a `BestState` of the best weights.
+    """
+
+    kind: _Kind
     step: int
     tensors: Tensors
-    state: State
+    state: RunState | BestState
 
 
 def save(uri: str, snapshot: Snapshot) -> str:
@@ -53,8 +104,8 @@ def save(uri: str, snapshot: Snapshot) -> str:
     return name
 
 
-def load(uri: str, name: str) -> tuple[Tensors, State]:
-    """Read a file that `save` wrote.
+def load(uri: str, name: str) -> tuple[Tensors, dict[str, Any]]:
+    """Read a file that `save` wrote: its tensors and its state.
 
     Raises:
         ValueError: it is not what was written.
@@ -68,7 +119,7 @@ def load(uri: str, name: str) -> tuple[Tensors, State]:
     return safetensors.torch.load(data), json.loads(header["__metadata__"]["state"])
 
 
-def newest(uri: str, warn: Callable[[str], None]) -> tuple[Tensors, State] | None:
+def newest(uri: str, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint in `uri`, or None; each one passed over is named to `warn`."""
     for name in reversed(_names(uri, "step")):
         try:
@@ -76,9 +127,9 @@ def newest(uri: str, warn: Callable[[str], None]) -> tuple[Tensors, State] | Non
             if state["best_file"]:
                 load(uri, state["best_file"])
         except (ValueError, FileNotFoundError) as error:
-            warn(f"{error}: going on from the checkpoint before it, or from the beginning")
+            warn(f"{error}: resuming from the checkpoint before it, or from the beginning")
             continue
-        return tensors, state
+        return Checkpoint(tensors, cast(RunState, state))
     return None
 
 
@@ -91,8 +142,8 @@ def load_best(uri: str) -> Tensors:
     found = newest(uri, lambda _: None)
     if found is None or not found[1]["best_file"]:
         raise UserError(
-            f"the workers' checkpoints are not in {uri}: name a place that all machines reach with "
-            "--checkpoints"
+            f"the workers' checkpoints are not in {uri}: name a place that all machines reach",
+            "checkpoints",
         )
     return load(uri, found[1]["best_file"])[0]
 
@@ -109,10 +160,10 @@ class Writer:
 
     Args:
         uri: the folder.
-        state: of the checkpoint that the run goes on from.
+        state: of the checkpoint that the run resumes from.
     """
 
-    def __init__(self, uri: str, state: State | None) -> None:
+    def __init__(self, uri: str, state: RunState | None) -> None:
         self._uri = uri
         self._last: int | None = state["step"] if state else None
         self._best_file: str | None = state["best_file"] if state else None
@@ -144,7 +195,7 @@ class Writer:
         try:
             if best is not None:
                 self._best_file = save(self._uri, best)
-            snapshot.state["best_file"] = self._best_file
+            cast(RunState, snapshot.state)["best_file"] = self._best_file
             save(self._uri, snapshot)
         except OSError as error:
             none = self._last is None
@@ -168,7 +219,7 @@ class Writer:
             storage.delete(storage.join(self._uri, name))
 
 
-def _names(uri: str, kind: Kind) -> list[str]:
+def _names(uri: str, kind: _Kind) -> list[str]:
     """Names of the checkpoints of a kind, oldest first."""
     return [name for name in storage.files(uri) if (m := _NAME.fullmatch(name)) and m[1] == kind]
 

@@ -7,11 +7,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ctray.training.history import HistoryRow, written
 
-def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+
+def draw_curves(history: Sequence[HistoryRow], path: Path, title: str) -> None:
     """Draw loss, scores and learning rate over epochs; the best evaluation is marked.
 
-    Only one at the largest image size is kept; a line shows where that begins after smaller ones.
+    The best is one at the largest image size; a line shows where that begins after smaller ones.
     """
     largest = max(row["image_size"] for row in history)
     whole = [row for row in history if row["image_size"] == largest]
@@ -22,7 +24,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> No
     def line(axis: Axes, key: str, label: str, **style: Any) -> None:
         axis.plot(
             [row["epoch"] for row in history],
-            [row[key] for row in history],
+            [written(row)[key] for row in history],
             marker="." if len(history) < 40 else None,
             label=label,
             **style,

@@ -64,8 +64,12 @@ class Feed:
         for epochs, size in _phases(recipe, first):
             spec = self._stream.spec.model_copy(update={"image_size": size})
             yield from dataclasses.replace(self._stream, spec=spec).training(
-                *(recipe.augment, recipe.seed, epochs, recipe.batch_size, recipe.sampling),
-                skip if epochs.start == first else 0,
+                augment=recipe.augment,
+                seed=recipe.seed,
+                epochs=epochs,
+                batch_size=recipe.batch_size,
+                sampling=recipe.sampling,
+                skip=skip if epochs.start == first else 0,
             )
 
 

@@ -1,12 +1,10 @@
 """The training loop of every Ray Train worker: step, evaluate, save."""
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import ray.train
@@ -33,21 +31,18 @@ from ctray.models.normalise import Normalise
 from ctray.models.precision import autocast, uses_bf16
 from ctray.models.tta import with_tta
 from ctray.training import checkpoints
-from ctray.training.checkpoints import Snapshot, State, Tensors
+from ctray.training.checkpoints import Checkpoint, RunState, Snapshot, Tensors
 from ctray.training.feed import Feed, size_in_epoch
+from ctray.training.history import HistoryRow
+from ctray.training.job import End, Job, Reporter
 from ctray.training.mixing import Mixer
 from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
-from ctray.training.worker import Ear, Job
+from ctray.training.peers import Peers
+from ctray.training.tensors import collect_tensors, copies, restore_tensors
+from ctray.training.validation import Validation
 
-Row = dict[str, Any]
-End = Literal["finished", "stopped", "cut"]
-Value = TypeVar("Value")
-
-_EVALUATION_BATCH = 64
 # Steps between two looks at what can end a run: the losses, a preemption, a failed checkpoint.
 _SYNC_STEPS = 8
-# Validation images of a worker up to this size are kept from one evaluation to the next.
-_KEPT_BYTES = 256 * 2**20
 
 
 class Training:
@@ -56,45 +51,55 @@ class Training:
     def __init__(
         self,
         job: Job,
-        ear: Ear,
+        reporter: Reporter,
         recipe: Recipe,
         store: Store,
         feed: Feed,
-        found: tuple[Tensors, State] | None,
+        found: Checkpoint | None,
         started: float,
     ) -> None:
-        """`found`: the checkpoint to go on from; `started`: when the worker began, for the log."""
+        """Build the model, and resume the run if it has begun before.
+
+        Args:
+            job: what the worker is told.
+            reporter: told how it goes, and asked whether to go on.
+            recipe: of the job.
+            store: of the job.
+            feed: this worker's share of the batches that are left.
+            found: the checkpoint to resume from.
+            started: when the worker began, in seconds since the epoch.
+        """
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.ear = ear
+        self.reporter = reporter
         self.recipe, self.store, self.feed = recipe, store, feed
         self.refit_of = job["refit_of"]
         self.device = ray.train.torch.get_device()
         self.spec = preprocess_spec(recipe, store.size)
-        self.val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
-        # Of one image size.
-        self.val_kept: tuple[int, list[Batch]] | None = None
+        self.peers = Peers(self.rank, self.world, self.device)
+        val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
+        self.val = Validation(val)
         self.steps = feed.steps
         share = share_of(recipe.batch_size, self.rank, self.world)
         self.mixer = Mixer(recipe.mixup, recipe.cutmix, recipe.seed, recipe.batch_size, share)
         counts = np.bincount(store.labels(feed.records), minlength=len(store.classes)).tolist()
         self.loss = Loss(recipe, counts).to(self.device)
         self.normalise = Normalise(self.spec).to(self.device)
-        self.writer = checkpoints.Writer(job["checkpoints"], found[1] if found else None)
-        self.plain = self.together(lambda: self.build(found is not None))
+        self.writer = checkpoints.Writer(job["checkpoints"], found.state if found else None)
+        self.plain = self.peers.together(lambda: self.build(found is not None))
         # As its gradients are shared, and as it is called: compiled, or the same.
         self.shared = self.model = self.plain
         self.frozen: bool | None = None
         self.optimizer = build_optimizer(self.plain, recipe)
         self.average = Average(self.plain, recipe.ema) if recipe.ema else None
         self.step, self.seconds = 0, 0.0
-        self.best: Row | None = None
-        self.history: list[Row] = []
+        self.best: HistoryRow | None = None
+        self.history: list[HistoryRow] = []
         self.losses: list[torch.Tensor] = []
         # Of the steps since the last evaluation: sum of losses, records predicted right, records.
         self.sums = np.zeros(3)
         if found is not None:
-            self.restore(*found)
+            self.restore(found)
         self.begun = self.mark = time.monotonic()
         # Steps of this process since then.
         self.timed = 0
@@ -111,7 +116,8 @@ class Training:
         recipe, classes = self.recipe, len(self.store.classes)
         smaller = recipe.small_share and recipe.small_size < recipe.image_size
         if smaller and not takes_any_size(recipe.backbone):
-            raise UserError(f"{recipe.backbone} takes images of one size only: --set small_share=0")
+            sentence = f"{recipe.backbone} takes images of one size only: use small_share=0"
+            raise UserError(sentence, "set")
         if resumes or self.refit_of is not None:
             sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
             model = build_model(recipe.backbone, classes, *sizes)
@@ -138,7 +144,7 @@ class Training:
             if frozen != self.frozen:
                 self.wrap(frozen)
             self.advance(batch)
-        self.together(self.writer.wait)
+        self.peers.together(self.writer.wait)
         return self.end
 
     def wrap(self, frozen: bool) -> None:
@@ -173,14 +179,14 @@ class Training:
             best = self.note(row | self.evaluate(row["image_size"]))
         elif ends_epoch:
             best = self.end_refit_epoch(self.row())
-        if self.agreed(self.ear.is_over):
+        if self.peers.agreed(self.reporter.is_over):
             self.end = "cut"
         if saves or warned or self.end == "cut":
             self.save(best)
-        if evaluates and self.end != "cut" and not self.agreed(self.ear.wants_more):
+        if evaluates and self.end != "cut" and not self.peers.agreed(self.reporter.wants_more):
             self.end = "stopped"
         if warned:
-            self.together(self.writer.wait)
+            self.peers.together(self.writer.wait)
             self.say(f"a machine is about to be taken away: step {self.step} is saved")
 
     def is_due(self, every: int | None) -> bool:
@@ -250,7 +256,7 @@ class Training:
             step = self.step - len(parts) + bad + 1
             raise self.diverged(float(parts[bad, 0]), step)
         self.sums += [*parts.sum(dim=0).tolist(), len(parts) * self.recipe.batch_size]
-        self.together(self.writer.check)
+        self.peers.together(self.writer.check)
         total = self.recipe.epochs * self.steps
         self.tell("progress", {"step": self.step, "steps": total})
         known, self.preempted = self.preempted, ray.train.get_preemption_info() is not None
@@ -260,15 +266,15 @@ class Training:
         """The sentence for a loss that is no number."""
         where = f"the loss is {loss} at step {step} with learning rate {self.lr(step - 1):.2g}"
         if self.refit_of is not None:
-            return UserError(f"the refit diverged: {where}; do without it: refit_epochs=0")
+            return UserError(f"the refit diverged: {where}; do without it: refit_epochs=0", "set")
+        lower = f"lr={self.recipe.lr / 10:.0e}"
         return UserError(
-            f"training diverged: {where}; lower it in another --out with "
-            f"--set lr={self.recipe.lr / 10:.0e}"
+            f"training diverged: {where}; use {lower} and another folder", "set", "out"
         )
 
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────
 
-    def row(self) -> Row:
+    def row(self) -> HistoryRow:
         """What is known of the steps since the last evaluation."""
         losses, right, records = self.sums
         elapsed = time.monotonic() - self.mark
@@ -286,7 +292,7 @@ class Training:
         }
 
     @torch.inference_mode()
-    def evaluate(self, size: int) -> Row:
+    def evaluate(self, size: int) -> HistoryRow:
         """Loss, accuracy and macro-F1 of the whole validation split, each record counted once.
 
         `size`: px that the model trains on at the time; at another it would be misjudged.
@@ -302,12 +308,12 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         model = with_tta(scored, self.recipe.tta)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for batch in self.val_batches(size):
+        for batch in self.val.batches(size):
             inputs = self.inputs(torch.tensor(batch.images, device=self.device))
             with autocast(self.device.type, self.recipe.precision):
                 logits = model(inputs).float().cpu().numpy()
             parts.append((batch.positions, batch.labels, logits))
-        gathered = self.gather(parts)
+        gathered = self.peers.gather(parts)
         positions, labels, logits = (
             np.concatenate(column) for column in zip(*gathered, strict=True)
         )
@@ -326,22 +332,7 @@ class Training:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.average.model if self.average is not None else self.plain
 
-    def val_batches(self, size: int) -> Iterator[Batch]:
-        """This worker's part of the validation split; kept in memory where it is small."""
-        if self.val_kept is not None and self.val_kept[0] == size:
-            yield from self.val_kept[1]
-            return
-        spec = self.spec.model_copy(update={"image_size": size})
-        fits = len(self.val.records) // self.world * size**2 <= _KEPT_BYTES
-        kept: list[Batch] = []
-        for batch in dataclasses.replace(self.val, spec=spec).evaluation(_EVALUATION_BATCH):
-            if fits:
-                # Copies: the batch is a view into Ray's object store.
-                kept.append(Batch(batch.images.copy(), batch.labels.copy(), batch.positions.copy()))
-            yield batch
-        self.val_kept = (size, kept) if fits else None
-
-    def note(self, row: Row) -> Snapshot | None:
+    def note(self, row: HistoryRow) -> Snapshot | None:
         """Note an evaluation and tell the driver; returns the weights if they are the best.
 
         Of those that have seen images of the full size, which is what a bundle is used at.
@@ -358,13 +349,13 @@ class Training:
             return None
         return self.new_best(row)
 
-    def new_best(self, row: Row) -> Snapshot:
+    def new_best(self, row: HistoryRow) -> Snapshot:
         """The weights as they are now, as the best."""
         self.best = row
         weights = self.scored().state_dict() if self.rank == 0 else {}
-        return Snapshot("best", self.step, _copies(weights), {"row": row})
+        return Snapshot("best", self.step, copies(weights), {"row": row})
 
-    def end_refit_epoch(self, row: Row) -> Snapshot | None:
+    def end_refit_epoch(self, row: HistoryRow) -> Snapshot | None:
         """Say how an epoch without validation went; returns the weights after the last one."""
         epochs = self.recipe.epochs
         self.say(
@@ -384,21 +375,14 @@ class Training:
             return False
         return self.step - self.best["step"] >= self.recipe.patience * self.steps
 
-    # ── saving and going on ──────────────────────────────────────────────────────────────────────
+    # ── saving and resuming ──────────────────────────────────────────────────────────────────────
 
     def save(self, best: Snapshot | None) -> None:
-        """Hand everything a run needs to go on to the writer."""
-        self.together(self.writer.wait)
+        """Hand everything a run needs to resume to the writer."""
+        self.peers.together(self.writer.wait)
         if self.rank:
             return
-        tensors = {f"model.{name}": value for name, value in self.plain.state_dict().items()}
-        if self.average is not None:
-            averaged = self.average.model.state_dict()
-            tensors |= {f"average.{name}": value for name, value in averaged.items()}
-        for name, parameter in self.plain.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        state: State = {
+        state: RunState = {
             "step": self.step,
             "seconds": self.elapsed(),
             "best": self.best,
@@ -407,25 +391,15 @@ class Training:
             "finished": self.step == self.recipe.epochs * self.steps or self.out_of_patience(),
             "recipe": self.recipe.model_dump(),
             "fingerprint": self.store.fingerprint,
+            "best_file": None,
         }
-        self.writer.submit(Snapshot("step", self.step, _copies(tensors), state), best)
+        everything = collect_tensors(self.plain, self.average, self.optimizer)
+        self.writer.submit(Snapshot("step", self.step, copies(everything), state), best)
 
-    def restore(self, tensors: Tensors, state: State) -> None:
+    def restore(self, found: Checkpoint) -> None:
         """Become the run that was saved."""
-        groups: dict[str, Tensors] = {"model": {}, "average": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            group, _, name = key.partition(".")
-            groups[group][name] = value
-        self.plain.load_state_dict(groups["model"])
-        if self.average is not None:
-            self.average.model.load_state_dict(groups["average"])
-        parameters = dict(self.plain.named_parameters())
-        for key, value in groups["optimizer"].items():
-            kind, _, name = key.partition(".")
-            parameter = parameters[name]
-            # In the layout of the parameter, as the optimizer would have made it.
-            empty = torch.empty_like(parameter) if value.ndim else parameter.new_empty(())
-            self.optimizer.state[parameter][kind] = empty.copy_(value)
+        restore_tensors(found.tensors, self.plain, self.average, self.optimizer)
+        state = found.state
         self.step, self.seconds = state["step"], state["seconds"]
         self.best, self.history = state["best"], state["history"]
         self.sums = np.array(state["sums"])
@@ -443,41 +417,11 @@ class Training:
     def tell(self, kind: str, content: Any) -> None:
         """Send a message to the driver, without waiting; only the first worker does."""
         if self.rank == 0:
-            self.ear.tell(kind, content)
+            self.reporter.tell(kind, content)
 
     def say(self, text: str) -> None:
         """Let the driver print a line."""
         self.tell("say", text)
-
-    def agreed(self, question: Callable[[], bool]) -> bool:
-        """What the first worker's ear answers, on all workers."""
-        answer = torch.tensor(self.rank == 0 and question(), device=self.device)
-        if self.world > 1:
-            torch.distributed.broadcast(answer, 0)
-        return bool(answer)
-
-    def together(self, action: Callable[[], Value]) -> Value:
-        """Do something on every worker; the mistake of one is raised on all: none waits for it."""
-        if self.world == 1:
-            return action()
-        value: Value | None = None
-        mistake: UserError | None = None
-        try:
-            value = action()
-        except UserError as error:
-            mistake = error
-        mistakes = [one for one in self.gather([mistake]) if one is not None]
-        if mistakes:
-            raise mistakes[0]
-        return cast(Value, value)
-
-    def gather(self, parts: list[Any]) -> list[Any]:
-        """The parts of all workers, on all workers."""
-        if self.world == 1:
-            return parts
-        everyone: list[list[Any]] = [[] for _ in range(self.world)]
-        torch.distributed.all_gather_object(everyone, parts)
-        return [part for worker in everyone for part in worker]
 
 
 def _trained_weights(uri: str) -> Tensors:
@@ -485,14 +429,6 @@ def _trained_weights(uri: str) -> Tensors:
     if is_bundle(uri):
         return Bundle.load(uri).weights
     return checkpoints.load_best(uri)
-
-
-def _copies(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, as a file holds them, that the training will not change."""
-    return {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in tensors.items()
-    }
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ctray.errors import UserError
 from ctray.session import Node, cluster_capacity
+from ctray.words import counted
 
 # What a search trial's driver holds, and what is left to the data tasks of each run.
 DRIVER_CPUS = 0.1
@@ -25,7 +26,7 @@ _CPUS_A_TRIAL = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Resources of every run that goes on at the same time.
+    """Resources of every run; several may train side by side.
 
     Attributes:
         workers: Train workers a run; the most of them when it is elastic.
@@ -34,8 +35,8 @@ class Plan:
         threads: that torch uses in each worker.
         prefetch: batches that wait for each worker.
         data_cpus: that are left to the data tasks of each run.
-        runs: how many runs go on side by side.
-        least: workers that an elastic run goes on with; None: it is not elastic.
+        runs: how many runs train side by side.
+        least: workers that an elastic run needs to train; None: it is not elastic.
         driver_cpus: that a search trial's own process holds.
         gpu_share: of a GPU that each worker has.
     """
@@ -52,15 +53,12 @@ class Plan:
     gpu_share: float = 1.0
 
     def __str__(self) -> str:
-        device = f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
-        if self.gpu:
-            device = f"{self.gpu_share:g} GPU"
+        device = f"{self.gpu_share:g} GPU" if self.gpu else counted(self.threads, "CPU thread")
+        least = f"{self.least} to " if self.least else ""
         side = f", {self.runs} trials at a time" if self.runs > 1 else ""
-        count = f"{self.least} to {self.workers}" if self.least else str(self.workers)
-        plural = "s" * (self.workers > 1)
         return (
-            f"{count} worker{plural} with {device} each ({self.cpus:g} CPUs reserved, "
-            f"{self.data_cpus:g} for data, {self.prefetch} batches ahead){side}"
+            f"{least}{counted(self.workers, 'worker')} with {device} each ({self.cpus:g} CPUs "
+            f"reserved, {self.data_cpus:g} for data, {self.prefetch} batches ahead){side}"
         )
 
 
@@ -74,10 +72,10 @@ def parse_workers(text: str) -> tuple[int | None, int | None]:
         return None, None
     match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if match is None:
-        raise UserError(f"--workers {text!r} is not auto, a number or MIN:MAX such as 2:4")
+        raise UserError(f"{text!r} is not auto, a number or MIN:MAX such as 2:4", "workers")
     most, least = int(match[2]), int(match[1]) if match[1] else None
     if least is not None and not 1 <= least <= most:
-        raise UserError(f"--workers {text}: MIN must be at least 1 and at most MAX")
+        raise UserError(f"{text}: MIN must be at least 1 and at most MAX", "workers")
     return most, least
 
 
@@ -87,7 +85,6 @@ def make_plan(
     at_most: int | None = None,
     least: int | None = None,
     gpu_share: float | None = None,
-    option: str = "--workers",
 ) -> Plan:
     """Plan for the cluster this process is connected to.
 
@@ -95,9 +92,8 @@ def make_plan(
         workers: a run; unset: every GPU in one run, otherwise one.
         runs: side by side; unset: as many as fit, but `at_most`.
         at_most: there are no more runs than this.
-        least: of an elastic run, the workers it can go on with.
+        least: of an elastic run, the workers that it needs to train.
         gpu_share: of a GPU for each worker; unset: a whole one.
-        option: that asked for the workers.
 
     Raises:
         UserError: the cluster, grown as far as its autoscaler may, can never hold it.
@@ -106,9 +102,9 @@ def make_plan(
     cpus, gpus = total.get("CPU", 0.0), int(total.get("GPU", 0.0))
     most = workers
     if least is not None and workers is not None:
-        # What is refused is fewer than it can go on with.
+        # What is refused is fewer than it needs.
         workers = max(least, min(workers, _room(cpus, gpus, nodes)))
-    plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share, option)
+    plan = plan_for(cpus, gpus, nodes, workers, runs, at_most, gpu_share)
     if least is None:
         return plan
     # Ray counts an elastic run's workers by whole division, which a fraction such as 0.85 upsets.
@@ -128,68 +124,101 @@ def plan_for(
     runs: int | None,
     at_most: int | None = None,
     gpu_share: float | None = None,
-    option: str = "--workers",
 ) -> Plan:
-    """The plan for a cluster of `cpus` and `gpus` in all, of which these machines are there."""
-    gpu = gpus > 0
+    """The plan for a cluster of `cpus` and `gpus` in all, of which these machines are there.
+
+    The other arguments, and what is raised, are those of `make_plan`.
+    """
     if gpu_share is not None:
         _check_share(gpu_share, gpus, workers)
-    devices, kind = (gpus, "GPU") if gpu else (math.floor(cpus), "CPU")
+    devices = gpus or math.floor(cpus)
     room = _room(cpus, gpus, nodes, gpu_share)
     if workers is None:
-        workers = max(1, min(gpus, room)) if gpu and runs == 1 else 1
-    if workers < 1:
-        raise UserError(f"{option} {workers}: a run needs at least one worker")
-    if workers > devices:
-        raise UserError(
-            f"{option} {workers} needs {workers} {kind}s, the cluster has {devices}: "
-            f"use {option} {devices} or fewer"
-        )
+        workers = max(1, min(gpus, room)) if gpus and runs == 1 else 1
+    _check_workers(workers, devices, "GPU" if gpus else "CPU")
     if runs is None:
-        side_by_side = room if gpu else devices // _CPUS_A_TRIAL
+        side_by_side = room if gpus else devices // _CPUS_A_TRIAL
         runs = max(1, min(side_by_side // workers, at_most or side_by_side))
     runs = min(runs, at_most or runs)
-    places = gpus * _a_gpu(gpus, gpu_share)
-    if gpu and runs * workers > places:
+    a_gpu = _a_gpu(gpus, gpu_share)
+    if gpus and runs * workers > gpus * a_gpu:
         raise UserError(
-            f"{runs} trials of {workers} worker(s) at a time need {runs * workers} shares of a "
-            f"GPU, the cluster has {places}: use a lower --concurrency"
+            f"the cluster has {counted(gpus * a_gpu, 'share')} of a GPU, too few for "
+            f"{counted(runs, 'trial')} of {counted(workers, 'worker')} at a time: run fewer",
+            "concurrency",
         )
-    spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
-    share = spare / (runs * workers)
-    if share < _LEAST_CPUS:
-        raise UserError(
-            f"{runs} run(s) of {workers} worker(s) leave {share:.1f} CPUs a worker, "
-            f"{_LEAST_CPUS} is the least: use fewer workers or a larger cluster"
-        )
-    grows = _grows(cpus, gpus, nodes)
-    if gpu:
-        # A GPU is fed by as many CPUs as its worker has, or more.
-        share = max(_LEAST_CPUS, share / 2)
-    if gpu or grows:
-        # The machines that will join are of unknown size.
-        share = min(share, _CPUS_ANYWHERE)
-    if not grows:
-        share = _share_that_fits(nodes, share, workers, runs, _a_gpu(gpus, gpu_share))
-    share = math.floor(share * 100) / 100
-    threads = max(1, math.ceil(share))
-    prefetch = _PREFETCH_GPU if gpu else _PREFETCH_CPU
-    data_cpus = round(cpus / runs - DRIVER_CPUS - workers * share, 2)
+    share = _cpus_of_a_worker(cpus, gpus, nodes, workers, runs, a_gpu)
     return Plan(
-        *(workers, gpu, share, threads, prefetch, data_cpus, runs), gpu_share=gpu_share or 1.0
+        workers=workers,
+        gpu=gpus > 0,
+        cpus=share,
+        threads=max(1, math.ceil(share)),
+        prefetch=_PREFETCH_GPU if gpus else _PREFETCH_CPU,
+        data_cpus=round(cpus / runs - DRIVER_CPUS - workers * share, 2),
+        runs=runs,
+        gpu_share=gpu_share or 1.0,
     )
+
+
+def _check_workers(workers: int, devices: int, kind: str) -> None:
+    if workers < 1:
+        raise UserError(f"a run needs at least one worker, not {workers}", "workers")
+    if workers > devices:
+        raise UserError(
+            f"the cluster has {counted(devices, kind)}, too few for "
+            f"{counted(workers, 'worker')}: use {devices} or fewer",
+            "workers",
+        )
 
 
 def _check_share(share: float, gpus: int, workers: int | None) -> None:
     if not gpus:
-        raise UserError(f"--gpus-per-trial {share:g}: the cluster has no GPU; leave it out")
+        raise UserError(
+            f"{share:g} of a GPU for each worker, and the cluster has no GPU: leave it out",
+            "gpu_share",
+        )
     if not 0 < share <= 1:
-        raise UserError(f"--gpus-per-trial {share:g} is not a share above 0 and up to 1")
+        raise UserError(f"{share:g} is not a share of a GPU, above 0 and up to 1", "gpu_share")
     if share < 1 and (workers or 1) > 1:
         raise UserError(
-            f"--gpus-per-trial {share:g}: the workers of one trial cannot share a GPU; use "
-            "--workers-per-trial 1"
+            f"{share:g} of a GPU: the workers of one trial cannot share a GPU; use one worker",
+            "gpu_share",
+            "workers",
         )
+
+
+def _cpus_of_a_worker(
+    cpus: float, gpus: int, nodes: list[Node], workers: int, runs: int, a_gpu: int
+) -> float:
+    """CPUs that Ray reserves for each worker, in hundredths.
+
+    Args:
+        cpus: of the cluster.
+        gpus: of the cluster.
+        nodes: the machines that are there.
+        workers: of a run.
+        runs: side by side.
+        a_gpu: workers that a GPU takes; 0: they are trained on CPUs.
+    """
+    spare = cpus - runs * (DRIVER_CPUS + _DATA_CPUS)
+    share = spare / (runs * workers)
+    if share < _LEAST_CPUS:
+        raise UserError(
+            f"in {counted(runs, 'run')} of {counted(workers, 'worker')} each worker has "
+            f"{share:.1f} CPUs, {_LEAST_CPUS} is the least: use fewer workers or a larger cluster",
+            "workers",
+            "concurrency",
+        )
+    grows = _grows(cpus, gpus, nodes)
+    if gpus:
+        # A GPU is fed by as many CPUs as its worker has, or more.
+        share = max(_LEAST_CPUS, share / 2)
+    if gpus or grows:
+        # The machines that will join are of unknown size.
+        share = min(share, _CPUS_ANYWHERE)
+    if not grows:
+        share = _share_that_fits(nodes, share, workers, runs, a_gpu)
+    return math.floor(share * 100) / 100
 
 
 def _grows(cpus: float, gpus: int, nodes: list[Node]) -> bool:
@@ -244,11 +273,13 @@ def _share_that_fits(nodes: list[Node], share: float, workers: int, runs: int, a
     share = max(_LEAST_CPUS, min(share, largest - beside))
     while not fits(share):
         if share == _LEAST_CPUS:
-            needs = f"{_LEAST_CPUS} CPUs" + " and a GPU" * bool(a_gpu)
+            needs = f"{_LEAST_CPUS} CPUs and a GPU" if a_gpu else f"{_LEAST_CPUS} CPUs"
             raise UserError(
-                f"each of {total} worker(s) needs {needs} on one machine, and there is room for "
-                f"{sum(_places(nodes, a_gpu))} beside their data: use fewer workers, or machines "
-                "with more CPUs"
+                f"there is room for {sum(_places(nodes, a_gpu))} of {counted(total, 'worker')}, "
+                f"each with {needs} on one machine, beside their data: use fewer workers, or "
+                "machines with more CPUs",
+                "workers",
+                "concurrency",
             )
         share = max(_LEAST_CPUS, share - 0.05)
     return share

@@ -43,7 +43,7 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
             difference = f"an earlier version of {data}"
     if difference:
         raise UserError(
-            f"--out {out} holds a finished run with {difference}: choose another folder"
+            f"{out} holds a finished run with {difference}: choose another folder", "out"
         )
     return Bundle.load(str(out / _BUNDLE)).info.metrics
 
@@ -59,25 +59,26 @@ def run_folder(
         recipe: of the run.
         data: as it was given.
         checkpoints: folder or URI of the run's checkpoints.
-        resume: go on with the unfinished run that is there.
+        resume: whether an unfinished run that is there is resumed.
 
     Raises:
         UserError: there is something else, or an unfinished run and `resume` is not set, or
             another training is at work there; or `checkpoints` cannot be written to.
     """
     begun = _settings(out) is not None
-    if not resume and (begun or _any(checkpoints)):
-        place = f"--out {out}" if begun else checkpoints
+    if not resume and (begun or _has_checkpoints(checkpoints)):
+        place, argument = (out, "out") if begun else (checkpoints, "checkpoints")
         raise UserError(
-            f"{place} holds an unfinished run: add --resume to go on with it, or choose another "
-            "folder"
+            f"{place} holds an unfinished run: resume it, or choose another folder",
+            "resume",
+            argument,
         )
-    taken = f"another training is at work in --out {out}: wait for it, or choose another folder"
+    taken = f"another training is at work in {out}: wait for it, or choose another folder"
     is_ours = False
 
     def is_kept() -> bool:
         # What fails after the bundle must not cost hours of training.
-        return not is_ours or is_bundle(str(out / _BUNDLE)) or _any(checkpoints)
+        return not is_ours or is_bundle(str(out / _BUNDLE)) or _has_checkpoints(checkpoints)
 
     new = storage.new_folder(out, is_kept)
     # Two would delete each other's checkpoints.
@@ -112,7 +113,7 @@ def recorded_recipe(values: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(
-            "the run was begun by another version of ctray: choose another --out"
+            "the run was begun by another version of ctray: choose another folder", "out"
         ) from error
 
 
@@ -128,8 +129,8 @@ def _check_writable(uri: str) -> None:
         storage.delete(probe)
     except OSError as error:
         raise UserError(
-            f"checkpoints cannot be written to {uri}: {storage.cause(error)}; name another place "
-            "with --checkpoints"
+            f"checkpoints cannot be written to {uri}: {storage.cause(error)}; choose another place",
+            "checkpoints",
         ) from error
 
 
@@ -142,13 +143,14 @@ def _write(out: Path, settings: dict[str, Any]) -> None:
     storage.write_bytes(str(out / _CONFIG), text.encode())
 
 
-def _any(checkpoints: str) -> bool:
+def _has_checkpoints(checkpoints: str) -> bool:
     try:
         names = storage.files(checkpoints)
     except OSError as error:
         raise UserError(
-            f"checkpoints cannot be read from {checkpoints}: {storage.cause(error)}; name another "
-            "place with --checkpoints"
+            f"checkpoints cannot be read from {checkpoints}: {storage.cause(error)}; choose "
+            "another place",
+            "checkpoints",
         ) from error
     return any(name.startswith("step-") for name in names)
 

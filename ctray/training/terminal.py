@@ -5,12 +5,14 @@ import itertools
 import os
 import sys
 import time
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ctray import storage
+from ctray.training.history import HistoryRow
+from ctray.words import counted
 
 
 class Terminal:
@@ -39,13 +41,14 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, step: int, interval: int, workers: int, again: bool) -> None:
-        """Say where a run goes on."""
-        if step or again:
-            what = f"the workers were replaced, {workers} go on" if again else "resumed"
+    def start(self, step: int, interval: int, workers: int, replaced: bool) -> None:
+        """Say where a run is resumed."""
+        if step or replaced:
+            who = counted(workers, "worker")
+            begins = f"the workers were replaced: {who} resumed" if replaced else "resumed"
             self.say(
-                f"{what} from step {step}; at most {interval} steps, and those while it was "
-                "written, are done again"
+                f"{begins} from step {step}; at most {counted(interval, 'step')}, and those "
+                "while it was written, are done again"
             )
 
     def first(self, times: dict[str, float]) -> None:
@@ -67,7 +70,7 @@ class Terminal:
         """Move the bar."""
         self._bar.update(self._task, completed=step, total=steps)
 
-    def row(self, row: dict[str, Any]) -> None:
+    def row(self, row: HistoryRow) -> None:
         """Print one evaluation."""
         self.say(
             f"step {row['step']:>5}  epoch {row['epoch']:>5.2f}  {row['image_size']} px  "

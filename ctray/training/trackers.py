@@ -4,26 +4,13 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ctray.errors import UserError
+from ctray.training.history import HistoryRow, written
 
-Row = dict[str, Any]
-HISTORY_KEYS = (
-    "step",
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_macro_f1",
-    "lr",
-    "image_size",
-    "images_per_s",
-    "seconds",
-)
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 # The tag by which a run is found again.
 _KEY = "ctray.key"
@@ -36,11 +23,11 @@ class TrackerLostError(Exception):
 class Tracker(Protocol):
     """Follows one run; a resumed run starts again with the rows it has."""
 
-    def start(self, history: Sequence[Row]) -> None:
-        """The run begins, or goes on after these evaluations."""
+    def start(self, history: Sequence[HistoryRow]) -> None:
+        """The run begins, or resumes after these evaluations."""
         ...
 
-    def row(self, row: Row) -> None:
+    def row(self, row: HistoryRow) -> None:
         """One evaluation; raises TrackerLostError when it can take no more."""
         ...
 
@@ -49,14 +36,47 @@ class Tracker(Protocol):
         ...
 
 
+class Trackers:
+    """Several trackers as one; of those that can take no more the run goes on without.
+
+    Args:
+        trackers: told in this order.
+        say: told of each that is left out.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
+        self._trackers, self._say = list(trackers), say
+
+    def start(self, history: Sequence[HistoryRow]) -> None:
+        """The run begins, or resumes after these evaluations."""
+        self._each(lambda tracker: tracker.start(history))
+
+    def row(self, row: HistoryRow) -> None:
+        """One evaluation."""
+        self._each(lambda tracker: tracker.row(row))
+
+    def close(self, finished: bool) -> None:
+        """The run ended, well or not."""
+        for tracker in self._trackers:
+            tracker.close(finished)
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                action(tracker)
+            except (TrackerLostError, OSError) as error:
+                self._say(f"{type(tracker).__name__}: {error}: the run goes on without it")
+                self._trackers.remove(tracker)
+
+
 class History:
     """`history.jsonl`, a line an evaluation, and `curves.png`, drawn again with each."""
 
     def __init__(self, out: Path, title: str) -> None:
         self._out, self._title = out, title
-        self._rows: list[Row] = []
+        self._rows: list[HistoryRow] = []
 
-    def start(self, history: Sequence[Row]) -> None:
+    def start(self, history: Sequence[HistoryRow]) -> None:
         """Write the evaluations before the resume; what came after them is gone with the run."""
         self._rows = list(history)
         lines = (_line(row) for row in history)
@@ -64,7 +84,7 @@ class History:
         if history:
             self._draw()
 
-    def row(self, row: Row) -> None:
+    def row(self, row: HistoryRow) -> None:
         """Append a line and draw."""
         self._rows.append(row)
         with (self._out / "history.jsonl").open("a") as stream:
@@ -87,7 +107,7 @@ class TensorBoard:
         self._folder = out / "tensorboard"
         self._writer: Any = None
 
-    def start(self, history: Sequence[Row]) -> None:
+    def start(self, history: Sequence[HistoryRow]) -> None:
         """Open a file of events; it tells the viewer to forget what comes again."""
         # Without torch: the writer that comes with Ray Tune.
         from tensorboardX import SummaryWriter
@@ -108,11 +128,12 @@ class TensorBoard:
         for row in history:
             self.row(row)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: HistoryRow) -> None:
         """Write the scalars of an evaluation."""
-        for key in HISTORY_KEYS[2:-1]:
-            name = key.replace("_", "/", 1) if key.startswith(("train", "val")) else key
-            self._writer.add_scalar(name, row[key], row["step"])
+        for key, value in written(row).items():
+            if key not in ("step", "epoch", "seconds"):
+                name = key.replace("_", "/", 1) if key.startswith(("train", "val")) else key
+                self._writer.add_scalar(name, value, row["step"])
 
     def close(self, finished: bool) -> None:
         """Close the file."""
@@ -124,13 +145,23 @@ class MLflow:
     """A run in the experiment `ctray` of the server that MLFLOW_TRACKING_URI names.
 
     Attributes:
-        id: of the run; `parent` is that of one it is shown under. One with the same `key` is gone
-            on with.
+        id: of the run.
     """
 
     def __init__(
         self, name: str, settings: dict[str, Any], parent: str | None = None, key: str | None = None
     ) -> None:
+        """Begin a run, or resume the one with the same key.
+
+        Args:
+            name: of the run, for people.
+            settings: logged as parameters of a new run.
+            parent: `id` of the run that this one is shown under.
+            key: by which a resumed run is found again.
+
+        Raises:
+            UserError: MLflow is not installed, or its server cannot be used.
+        """
         if importlib.util.find_spec("mlflow") is None:
             raise UserError(
                 f"{MLFLOW_URI} is set but MLflow is not installed: pip install 'ctray[mlflow]', "
@@ -161,20 +192,21 @@ class MLflow:
                 f"{MLFLOW_URI}={os.environ[MLFLOW_URI]} cannot be used: {_first_line(error)}"
             ) from error
 
-    def start(self, history: Sequence[Row]) -> None:
+    def start(self, history: Sequence[HistoryRow]) -> None:
         """Log the evaluations before a resume that have not been logged."""
         with self._lost():
-            logged = self._client.get_metric_history(self.id, HISTORY_KEYS[-1])
+            logged = self._client.get_metric_history(self.id, "seconds")
         steps = {metric.step for metric in logged}
         for row in history:
-            if int(row["step"]) not in steps:
+            if row["step"] not in steps:
                 self.row(row)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: HistoryRow) -> None:
         """Log the metrics of an evaluation."""
         with self._lost():
-            for key in HISTORY_KEYS[1:]:
-                self._client.log_metric(self.id, key, float(row[key]), step=int(row["step"]))
+            for key, value in written(row).items():
+                if key != "step":
+                    self._client.log_metric(self.id, key, float(value), step=row["step"])
 
     def close(self, finished: bool) -> None:
         """Mark the run as ended."""
@@ -193,7 +225,11 @@ class MLflow:
 def trackers_for(out: Path, title: str, settings: dict[str, Any], key: str) -> list[Tracker]:
     """Those of a run: MLflow where its variable is set, the others always.
 
-    `key`: of the run, the same when it is resumed.
+    Args:
+        out: the run's folder.
+        title: of the run, for people.
+        settings: that MLflow logs as parameters.
+        key: of the run, the same when it is resumed.
 
     Raises:
         UserError: MLflow is asked for and not installed.
@@ -202,8 +238,8 @@ def trackers_for(out: Path, title: str, settings: dict[str, Any], key: str) -> l
     return [*found, MLflow(title, settings, key=key)] if os.environ.get(MLFLOW_URI) else found
 
 
-def _line(row: Row) -> str:
-    return json.dumps({key: row[key] for key in HISTORY_KEYS}) + "\n"
+def _line(row: HistoryRow) -> str:
+    return json.dumps(written(row)) + "\n"
 
 
 def _first_line(error: Exception) -> str:

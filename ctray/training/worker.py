@@ -1,55 +1,30 @@
-"""Where a Ray Train worker starts: the batches come while the model's libraries are imported."""
+"""Where a Ray Train worker starts: the batches come while the model's libraries are imported.
+
+The driver imports this module, and none of torch with it: the functions import what they need.
+"""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ray.util.queue import Queue
 
 from ctray.data.stream import smallest_share
 from ctray.errors import UserError
+from ctray.training.job import Job, Outcome, Reporter
 
 if TYPE_CHECKING:
+    import torch
+
     from ctray.config import Recipe
+    from ctray.data.store import Store
+    from ctray.training.checkpoints import Checkpoint
 
 # What a refit learns from.
 REFIT_SPLIT = "train+val"
 
 
-class Job(TypedDict):
-    """One training, in plain values, the same for every worker.
-
-    `refit_of` is set in a refit, which starts from the weights of the bundle there, or the best of
-    the run with checkpoints there, and learns from more records, without validation, to the last
-    step.
-    """
-
-    recipe: dict[str, Any]
-    store: str
-    version: int
-    threads: int
-    prefetch: int
-    checkpoints: str
-    refit_of: str | None
-
-
-class Ear(Protocol):
-    """Whom the first worker of a training tells how it goes."""
-
-    def tell(self, kind: str, content: Any) -> None:
-        """Take a message; nobody waits for it to arrive."""
-        ...
-
-    def wants_more(self) -> bool:
-        """Whether the training is to go on after the evaluation that was told last; may wait."""
-        ...
-
-    def is_over(self) -> bool:
-        """Whether the training is to save and end as soon as it can."""
-        ...
-
-
-class DriverEar:
+class QueueReporter:
     """Passes everything on to the driver of `ctray train`."""
 
     def __init__(self, messages: Queue) -> None:
@@ -68,90 +43,121 @@ class DriverEar:
         return False
 
 
-def train_loop(config: dict[str, Any]) -> dict[str, Any]:
+def train_loop(config: dict[str, Any]) -> Outcome:
     """Run the training `job` and put what the driver should know into `messages`; as `run_job`."""
-    return run_job(config["job"], DriverEar(config["messages"]))
+    return run_job(config["job"], QueueReporter(config["messages"]))
 
 
-def run_job(job: Job, ear: Ear) -> dict[str, Any]:
-    """Run one training; returns the best evaluation's row as `best`, or a mistake as `error`.
+def run_job(job: Job, reporter: Reporter) -> Outcome:
+    """Run one training on this worker.
 
-    `is_unsaved` says of an error whether it was that a checkpoint could not be written. `ended` is
-    `finished`, or `stopped` when the ear wanted no more, or `cut` when it was over: then the
-    checkpoints are of the last step. A user's mistake is returned because Ray would start the
-    workers again if it were raised.
+    Returns:
+        How it ended. A user's mistake is returned, too: Ray would start the workers again if it
+        were raised.
+
+    Raises:
+        UserError: this worker alone made the mistake, and the others wait for it.
     """
     started = time.time()
-    # Here, not above: the driver imports this module, and needs none of it.
     import ray.train.torch
     import torch
 
-    from ctray.config import PreprocessSpec, Recipe
-    from ctray.data.store import Store
-    from ctray.data.stream import Stream
-    from ctray.training import checkpoints
-    from ctray.training.feed import Feed
+    from ctray.config import Recipe
+    from ctray.training.checkpoints import NotWrittenError
 
     torch.set_num_threads(job["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    context = ray.train.get_context()
+    world = ray.train.get_context().get_world_size()
     recipe = Recipe.model_validate(job["recipe"])
     try:
-        warnings: list[str] = []
-        mistake: UserError | None = None
-        step = 0
-        try:
-            store = Store.open(Path(job["store"]), job["version"])
-            # The driver made it: a folder of this machine's own would be found out at the end.
-            parent = Path(job["checkpoints"]).parent
-            if "://" not in job["checkpoints"] and not parent.is_dir():
-                raise checkpoints.NotWrittenError(
-                    f"{parent} is not there on the machine of a worker: put --out, or "
-                    "--checkpoints, on a folder or URI that all machines reach"
-                )
-            found = checkpoints.newest(job["checkpoints"], warnings.append)
-            step = found[1]["step"] if found else 0
-        except UserError as error:
-            mistake = error
-        _agree(context.get_world_size(), step, mistake)
-        split = "train" if job["refit_of"] is None else REFIT_SPLIT
-        place = (context.get_world_rank(), context.get_world_size())
-        # Channels, mean and scale are the model's; the stream hands on grey pixels.
-        spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
-        # One task feeds any training on a CPU, and every other takes a second from its start.
-        tasks = 1 if device.type == "cpu" else None
-        feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step, job["prefetch"])
-        try:
-            # timm alone takes longer to import than the first batch takes to come.
-            from ctray.training.loop import Training
-
-            training = Training(job, ear, recipe, store, feed, found, started)
-            for text in warnings:
-                training.say(text)
-            return {"ended": training.run(), "best": training.best}
-        finally:
-            feed.close()
+        return _train(job, reporter, recipe, device, started)
     except UserError as error:
         return {
             "error": str(error),
-            "is_unsaved": isinstance(error, checkpoints.NotWrittenError),
+            "arguments": error.arguments,
+            "is_unsaved": isinstance(error, NotWrittenError),
         }
     except torch.OutOfMemoryError as error:
-        mistake = _too_large(recipe, context.get_world_size(), str(device))
-        if context.get_world_size() > 1:
+        mistake = _too_large(recipe, world, str(device))
+        if world > 1:
             # The others wait for this one's gradients: an exception ends them, too.
             raise mistake from error
-        return {"error": str(mistake), "is_unsaved": False}
+        return {"error": str(mistake), "arguments": mistake.arguments, "is_unsaved": False}
+
+
+def _train(
+    job: Job, reporter: Reporter, recipe: "Recipe", device: "torch.device", started: float
+) -> Outcome:
+    """Fetch batches, then build the model and train; `started`: when the worker began."""
+    import ray.train
+
+    from ctray.config import PreprocessSpec
+    from ctray.data.stream import Stream
+    from ctray.training.feed import Feed
+
+    context = ray.train.get_context()
+    place = (context.get_world_rank(), context.get_world_size())
+    store, found, warnings = _open(job, context.get_world_size())
+    split = "train" if job["refit_of"] is None else REFIT_SPLIT
+    # Channels, mean and scale are the model's; the stream hands on grey pixels.
+    spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
+    # One task feeds any training on a CPU, and every other takes a second from its start.
+    tasks = 1 if device.type == "cpu" else None
+    step = found.state["step"] if found else 0
+    feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step, job["prefetch"])
+    try:
+        # timm alone takes longer to import than the first batch takes to come.
+        from ctray.training.loop import Training
+
+        training = Training(job, reporter, recipe, store, feed, found, started)
+        for text in warnings:
+            training.say(text)
+        return {"ended": training.run(), "best": training.best}
+    finally:
+        feed.close()
+
+
+def _open(job: Job, world: int) -> "tuple[Store, Checkpoint | None, list[str]]":
+    """The store, and the checkpoint to resume from, with what was odd about those after it.
+
+    Raises:
+        UserError: on all workers, when one of them cannot open them or found another checkpoint.
+    """
+    from ctray.data.store import Store
+    from ctray.training import checkpoints
+
+    warnings: list[str] = []
+    mistake: UserError | None = None
+    step = 0
+    try:
+        store = Store.open(Path(job["store"]), job["version"])
+        # The driver made it: a folder of this machine's own would be found out at the end.
+        parent = Path(job["checkpoints"]).parent
+        if "://" not in job["checkpoints"] and not parent.is_dir():
+            raise checkpoints.NotWrittenError(
+                f"{parent} is not there on the machine of a worker: choose a folder or URI that "
+                "all machines reach",
+                "out",
+                "checkpoints",
+            )
+        found = checkpoints.newest(job["checkpoints"], warnings.append)
+        step = found.state["step"] if found else 0
+    except UserError as error:
+        mistake = error
+    _agree(world, step, mistake)
+    return store, found, warnings
 
 
 def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
     """The sentence for a GPU that has too little memory."""
-    text = f"{device} has too little memory: try "
+    smaller = "a smaller image_size"
     if 2 * recipe.accumulate <= smallest_share(recipe.batch_size, world):
-        text += f"accumulate={2 * recipe.accumulate}, with which a run can go on, or "
-    return UserError(text + "a smaller image_size")
+        smaller = (
+            f"accumulate={2 * recipe.accumulate}, with which a run can be resumed, or {smaller}"
+        )
+    return UserError(f"{device} has too little memory: try {smaller}", "set")
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:
@@ -167,6 +173,6 @@ def _agree(world: int, step: int, mistake: UserError | None) -> None:
             raise error
     if len({number for number, _ in seen}) > 1:
         raise UserError(
-            "the workers do not see the same checkpoints: name a place that all machines reach "
-            "with --checkpoints"
+            "the workers do not see the same checkpoints: choose a place that all machines reach",
+            "checkpoints",
         )

@@ -130,24 +130,17 @@ def contents(out: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
-    data: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    """Worker, messenger, driver, controller and cluster are killed -9, one after the other.
+def lose_worker_and_driver(data: Path, out: Path) -> int:
+    """Kill -9 worker and messenger of a run, which are replaced, then its driver.
 
-    The first two are replaced and the same command goes on by itself; after each of the others it
-    ends by itself, says what to do, and `--resume` goes on from the newest whole checkpoint. So it
-    does in the refit, after everything was killed at once. In the end weights and history are those
-    of the undisturbed run.
+    What the driver started ends by itself. Returns the step of the newest checkpoint.
     """
-    out = tmp_path / "run"
     folder = out / "checkpoints"
-
     with running(*train(data, out)) as command:
         victims = [command.process_named(name) for name in (MESSENGER, WORKER)]
         wait_for_checkpoint_after(command, folder, 0)
         kill(victims)
-        died = "the workers were replaced, 1 go on from step "
+        died = "the workers were replaced: 1 worker resumed from step "
         command.wait_for(lambda: command.says(died), "a new worker")
         again = int(str(command).partition(died)[2].partition(";")[0])
         agents = command.named(AGENTS)
@@ -159,18 +152,52 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         while left := [process for process in command.family() if process not in agents]:
             assert time.monotonic() < killed + NOTICED_S, f"left by the driver: {left}"
             time.sleep(0.2)
-    step = max(saved(folder))
+    return max(saved(folder))
 
+
+def assert_it_asks_for_resume(data: Path, out: Path) -> None:
+    """The same command again is refused."""
     with running(*train(data, out)) as command:
-        assert_one_sentence(command, f"--out {out} holds an unfinished run: add --resume")
+        sentence = f"{out} holds an unfinished run: resume it"
+        assert_one_sentence(command, sentence, "(--resume, --out)")
+
+
+def test_a_run_that_loses_worker_and_driver_ends_as_if_nothing_had_been(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The short form: the first kills of the long one, and `--resume` to the end."""
+    out = tmp_path / "run"
+    step = lose_worker_and_driver(data, out)
+    assert_it_asks_for_resume(data, out)
+    with running(*train(data, out, "--resume")) as command:
+        assert command.wait() == 0, command
+        assert resumed_from(command) == step
+    assert_same_end(out, undisturbed)
+
+
+@pytest.mark.chaos
+def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Worker, messenger, driver, controller and cluster are killed -9, one after the other.
+
+    The first two are replaced and the same command goes on by itself; after each of the others it
+    ends by itself, says what to do, and `--resume` resumes from the newest whole checkpoint. So it
+    does in the refit, after everything was killed at once. In the end weights and history are those
+    of the undisturbed run.
+    """
+    out = tmp_path / "run"
+    folder = out / "checkpoints"
+    step = lose_worker_and_driver(data, out)
+    assert_it_asks_for_resume(data, out)
 
     with running(*train(data, out, "--resume")) as command:
         victim = command.process_named(CONTROLLER)
         with running(*train(data, out, "--resume")) as second:
-            assert_one_sentence(second, f"another training is at work in --out {out}: wait")
+            assert_one_sentence(second, f"another training is at work in {out}: wait")
         wait_for_checkpoint_after(command, folder, step)
         kill([victim])
-        assert_one_sentence(command, "the training died: run the same command with --resume")
+        assert_one_sentence(command, "the training died: resume the run (--resume)")
         assert resumed_from(command) == step
 
     # As a machine that lost its power leaves them: a name without all of its bytes, half a file.
@@ -187,8 +214,8 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
         killed = time.monotonic()
         command.wait(NOTICED_S)
         print(f"the driver ended {time.monotonic() - killed:.1f} s after its cluster")
-        assert_one_sentence(command, "died: run the same command with --resume")
-        assert command.says(f"{torn} is damaged: going on from the checkpoint before it")
+        assert_one_sentence(command, " died: ", "--resume")
+        assert command.says(f"{torn} is damaged: resuming from the checkpoint before it")
         assert resumed_from(command) == step
 
     known = (out / "config.json").read_bytes()
@@ -236,7 +263,7 @@ def test_a_kill_amid_a_checkpoint_leaves_none_that_is_loaded(data: Path, tmp_pat
         [half] = folder.glob("*.partial")
         whole = max(saved(folder))
         kill([victim])
-        again = f"the workers were replaced, 1 go on from step {whole};"
+        again = f"the workers were replaced: 1 worker resumed from step {whole};"
         command.wait_for(lambda: command.says(again), again)
         wait_for_checkpoint_after(command, folder, whole)
         command.wait_for(lambda: not half.exists(), "the half is deleted")
@@ -251,7 +278,9 @@ def test_a_finished_run_is_left_as_it_is(data: Path, undisturbed: Path) -> None:
             assert command.wait() == 0, command
             assert command.says("finished already, nothing to do: validation accuracy")
     with running(*train(data, undisturbed, "--set", "lr=0.1")) as command:
-        assert_one_sentence(command, "holds a finished run with lr=0.003, not 0.1: choose another")
+        assert_one_sentence(
+            command, "holds a finished run with lr=0.003, not 0.1: choose another", "(--out)"
+        )
     assert contents(undisturbed) == before
 
 
@@ -326,7 +355,7 @@ def test_checkpoints_that_cannot_be_written_are_one_sentence_at_once(
         uri = f"s3://bucket/checkpoints?endpoint_override=127.0.0.1:{free_port()}&scheme=http"
     keys = {name: "none" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     with running(*train(data, out, "--checkpoints", uri), environment=keys) as command:
-        assert_one_sentence(command, "checkpoints cannot be", uri, "with --checkpoints")
+        assert_one_sentence(command, "checkpoints cannot be", uri, "(--checkpoints)")
         assert command.lines == [], "it had begun"
     assert not out.exists()
 
@@ -377,7 +406,7 @@ def test_a_machine_that_is_taken_away_loses_no_step(data: Path, tmp_path: Path) 
             with node(f"--address={address}", "--num-cpus=2") as second:
                 second.wait_for(lambda: second.says("Ray runtime started"), "the second node")
                 kill(first.family())
-                died = "the workers were replaced, 1 go on from step "
+                died = "the workers were replaced: 1 worker resumed from step "
                 command.wait_for(lambda: command.says(died), "a new worker")
                 again = int(str(command).partition(died)[2].partition(";")[0])
                 assert again >= step

@@ -86,7 +86,7 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         ((*train, "--config", "/nowhere.yaml"), "no such file: /nowhere.yaml"),
         ((*train, "--recipe", "fats"), "unknown recipe 'fats'; did you mean 'fast'?"),
         ((*train, "--recipe", "fast", "--config", "x.yaml"), "exclude each other"),
-        ((*train, "--workers", "many"), "--workers 'many' is not auto, a number or MIN:MAX"),
+        ((*train, "--workers", "many"), "'many' is not auto, a number or MIN:MAX"),
         ((*train, "--set", "freeze_epochs=99"), "freeze_epochs=99 is more than epochs="),
         ((*train, "--checkpoints", "/dev/null/x"), "checkpoints cannot be written to /dev/null/x"),
         (("evaluate", "/nowhere", "--data", images, "--out", out), "/nowhere is not a bundle"),
@@ -116,7 +116,8 @@ def test_mistakes_that_show_when_the_data_is_read(
     done = ctray("train", "--data", one_class, "--out", out)
     assert_one_sentence(done, "class 'Broken' has no usable image")
     done = ctray("train", "--data", images, "--out", out, "--workers", "64")
-    assert_one_sentence(done, "--workers 64 needs 64")
+    assert_one_sentence(done, "too few for 64 workers")
+    assert done.stderr.endswith("or fewer (--workers)\n")
     assert not out.exists()
 
 

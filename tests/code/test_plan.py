@@ -16,8 +16,9 @@ def test_a_plan_never_promises_more_than_there_is(
     cpus: int, workers: int, runs: int | None
 ) -> None:
     if workers > cpus:
-        with pytest.raises(UserError, match=f"--workers {workers} needs"):
+        with pytest.raises(UserError, match=f"too few for {workers} workers") as caught:
             plan_for(cpus, 0, [Node(cpus)], workers, runs)
+        assert caught.value.arguments == ("workers",)
         return
     plan = plan_for(cpus, 0, [Node(cpus)], workers, runs)
     reserved = plan.runs * (plan.workers * plan.cpus + plan.driver_cpus)
@@ -29,6 +30,7 @@ def test_trials_run_side_by_side_where_each_has_four_cpus_or_a_gpu() -> None:
     assert plan_for(2, 0, [Node(2)], None, 1).threads == 2
     alone = plan_for(2, 0, [Node(2)], 1, None)
     assert (alone.runs, alone.threads) == (1, 2)
+    assert str(alone).startswith("1 worker with 2 CPU threads each (")
     assert plan_for(16, 0, [Node(16)], 1, None).runs == 4
     assert plan_for(16, 0, [Node(16)], 1, None, at_most=1).runs == 1
     assert plan_for(32, 0, [Node(32)], 2, None).runs == 4
@@ -40,14 +42,15 @@ def test_trials_may_share_a_gpu() -> None:
     plan = plan_for(32, 2, [Node(32, 2)], 1, None, gpu_share=0.5)
     assert (plan.runs, plan.gpu_share) == (4, 0.5)
     assert "0.5 GPU each" in str(plan)
-    for cpus, gpus, workers, share, sentence in (
+    for cpus, gpus, workers, share, sentence, *more in (
         (8, 0, 1, 0.5, "the cluster has no GPU"),
         (8, 1, 1, 0.0, "not a share"),
         (8, 1, 1, 2.0, "not a share"),
-        (8, 2, 2, 0.5, "--workers-per-trial 1"),
+        (8, 2, 2, 0.5, "use one worker", "workers"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=sentence) as caught:
             plan_for(cpus, gpus, [Node(cpus, gpus)], workers, None, gpu_share=share)
+        assert caught.value.arguments == ("gpu_share", *more)
 
 
 def test_gpus_are_taken_when_there_are_any() -> None:
@@ -56,7 +59,7 @@ def test_gpus_are_taken_when_there_are_any() -> None:
     assert plan.prefetch > plan_for(32, 0, [Node(32)], None, 1).prefetch
     assert plan.workers == 8
     assert plan_for(32, 8, [Node(32, 8)], 1, None).runs == 8
-    with pytest.raises(UserError, match="--workers 9 needs 9 GPUs, the cluster has 8"):
+    with pytest.raises(UserError, match="the cluster has 8 GPUs, too few for 9 workers: use 8"):
         plan_for(32, 8, [Node(32, 8)], 9, 1)
 
 
@@ -78,7 +81,7 @@ def test_an_elastic_run_takes_gpus_that_come_later(monkeypatch: pytest.MonkeyPat
     has(8, 1)
     plan = make_plan(4, least=1)
     assert (plan.least, plan.workers, plan.cpus) == (1, 4, 2)
-    with pytest.raises(UserError, match="--workers 2 needs 2 GPUs, the cluster has 1"):
+    with pytest.raises(UserError, match="the cluster has 1 GPU, too few for 2 workers"):
         make_plan(4, least=2)
     # Without GPUs nothing but the CPUs keeps more workers from those that are there.
     has(2, 0)
@@ -98,12 +101,12 @@ def test_a_worker_finds_its_gpu_and_its_cpus_on_one_machine() -> None:
     assert 0.9 < plan.cpus <= 1, "of the four CPUs beside the GPUs"
     assert plan_for(18, 4, [head, Node(2, 4)], None, 1).cpus == 0.5
     small = [head, Node(1, 4)]
-    with pytest.raises(UserError, match=r"each of 4 .* and a GPU on one .* room for 2 beside"):
+    with pytest.raises(UserError, match=r"room for 2 of 4 workers, each with .* and a GPU on one"):
         plan_for(17, 4, small, 4, 1)
     assert plan_for(17, 4, small, None, 1).workers == 2, "as many as there is room for"
     assert plan_for(17, 4, small, 1, None).runs == 2
     with pytest.raises(
-        UserError, match=r"each of 5 .* needs 0\.5 CPUs on one .* room for 4 beside"
+        UserError, match=r"room for 4 of 5 workers, each with 0\.5 CPUs on one .* beside"
     ):
         plan_for(5.6, 0, [Node(0.7)] * 4 + [Node(0.4)] * 7, 5, 1)
 
@@ -126,8 +129,9 @@ def test_a_cluster_that_scales_from_zero_is_planned_for_what_it_may_grow_to() ->
 
 @pytest.mark.parametrize("workers", [0, -1, 64])
 def test_an_impossible_number_of_workers_is_named(workers: int) -> None:
-    with pytest.raises(UserError, match=f"--workers {workers}"):
+    with pytest.raises(UserError, match=rf"(not|too few for) {workers}\b") as caught:
         plan_for(2, 0, [Node(2)], workers, 1)
+    assert caught.value.arguments == ("workers",)
 
 
 def test_workers_are_a_number_a_range_or_auto() -> None:
@@ -135,11 +139,15 @@ def test_workers_are_a_number_a_range_or_auto() -> None:
     assert parse_workers("4") == (4, None)
     assert parse_workers("2:4") == (4, 2)
     for wrong in ("", "two", "4:2", "0:2", "1:2:3", "-1"):
-        with pytest.raises(UserError, match="--workers"):
+        with pytest.raises(UserError, match="MIN") as caught:
             parse_workers(wrong)
+        assert caught.value.arguments == ("workers",)
 
 
 def test_more_trials_at_a_time_than_gpus_are_refused() -> None:
-    with pytest.raises(UserError, match="need 2 shares of a GPU, the cluster has 1"):
+    with pytest.raises(
+        UserError, match="1 share of a GPU, too few for 2 trials of 1 worker"
+    ) as caught:
         plan_for(8, 1, [Node(8, 1)], 1, 2)
+    assert caught.value.arguments == ("concurrency",)
     assert plan_for(8, 1, [Node(8, 1)], 1, 2, gpu_share=0.5).runs == 2

@@ -84,8 +84,9 @@ def test_the_best_weights_are_those_of_the_newest_checkpoint(tmp_path: Path) -> 
     writer.submit(step(20), best_of(20))
     writer.wait()
     assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 20.0))
-    with pytest.raises(UserError, match=r"not in .*--checkpoints"):
+    with pytest.raises(UserError, match=r"not in .*: name a place") as caught:
         checkpoints.load_best(str(tmp_path / "elsewhere"))
+    assert caught.value.arguments == ("checkpoints",)
 
 
 def test_what_a_kill_left_half_is_cleared_away(tmp_path: Path) -> None:

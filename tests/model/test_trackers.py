@@ -1,29 +1,30 @@
 """Trackers: a resumed run's history and events, MLflow's server there and gone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctray.errors import UserError
+from ctray.training.history import HISTORY_KEYS, HistoryRow
 from ctray.training.trackers import (
-    HISTORY_KEYS,
     MLFLOW_URI,
     History,
     MLflow,
     TensorBoard,
     TrackerLostError,
+    Trackers,
     trackers_for,
 )
 
 pytestmark = pytest.mark.fast
 
 
-def row(step: int, value: float = 0.5) -> dict[str, Any]:
-    return dict.fromkeys(HISTORY_KEYS, value) | {"step": step, "epoch": step / 10}
+def row(step: int, value: float = 0.5) -> HistoryRow:
+    return dict.fromkeys(HISTORY_KEYS, value) | {"step": step, "epoch": step / 10}  # type: ignore[return-value]
 
 
 def test_a_resumed_history_has_each_evaluation_once(tmp_path: Path) -> None:
@@ -38,6 +39,37 @@ def test_a_resumed_history_has_each_evaluation_once(tmp_path: Path) -> None:
     assert [entry["step"] for entry in rows] == [10, 20, 30]
     assert rows[-1]["val_loss"] == 0.7
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_line_of_the_history_has_these_values_in_this_order(tmp_path: Path) -> None:
+    history = History(tmp_path, "run")
+    history.start([row(10) | {"evaluation": 1, "val_records": 48}])  # type: ignore[list-item]
+    assert (tmp_path / "history.jsonl").read_text() == (
+        '{"step": 10, "epoch": 1.0, "train_loss": 0.5, "train_accuracy": 0.5, "val_loss": 0.5, '
+        '"val_accuracy": 0.5, "val_macro_f1": 0.5, "lr": 0.5, "image_size": 0.5, '
+        '"images_per_s": 0.5, "seconds": 0.5}\n'
+    )
+
+
+def test_a_run_goes_on_without_a_tracker_that_can_take_no_more(tmp_path: Path) -> None:
+    class Full:
+        def start(self, history: Sequence[HistoryRow]) -> None:
+            pass
+
+        def row(self, row: HistoryRow) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self, finished: bool) -> None:
+            raise AssertionError("it is left out")
+
+    said: list[str] = []
+    trackers = Trackers([Full(), History(tmp_path, "run")], said.append)
+    trackers.start([])
+    for step in (10, 20):
+        trackers.row(row(step))
+    trackers.close(True)
+    assert said == ["Full: [Errno 28] No space left on device: the run goes on without it"]
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 2
 
 
 def test_tensorboard_forgets_what_comes_again(tmp_path: Path) -> None:

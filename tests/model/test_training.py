@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,10 +28,11 @@ from ctray.data.store import Store
 from ctray.data.stream import Stream
 from ctray.errors import UserError
 from ctray.provenance import versions
-from ctray.training import trainer, worker
-from ctray.training.loop import Training
+from ctray.training import ray_train, trainer, worker
+from ctray.training.history import HISTORY_KEYS
+from ctray.training.job import make_job
 from ctray.training.plan import make_plan
-from ctray.training.trackers import HISTORY_KEYS
+from ctray.training.validation import Validation
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -93,16 +95,6 @@ def test_it_tells_what_happens(trained: tuple[Path, Told], tiny_recipe: Recipe) 
     assert told.said == []
 
 
-def test_the_same_seed_gives_the_same_weights(
-    run: Path, store: Store, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    train_tiny(tiny_recipe, store, tmp_path)
-    first, second = (Bundle.load(str(place / "bundle")) for place in (run, tmp_path))
-    assert first.info.metrics == second.info.metrics
-    for name, tensor in first.weights.items():
-        assert np.array_equal(tensor.numpy(), second.weights[name].numpy()), name
-
-
 # Everything that is off by default, at once: that it runs, learns and evaluates.
 EVERYTHING = {
     "epochs": 4,
@@ -140,10 +132,10 @@ def test_two_workers_train_and_count_every_validation_record_once(
 
 def test_an_evaluation_is_of_images_of_the_size_asked_for(store: Store) -> None:
     spec = PreprocessSpec(store_size=96, image_size=96)
-    kept = SimpleNamespace(val=Stream(store, "val", spec, 0, 1), spec=spec, world=1, val_kept=None)
+    validation = Validation(Stream(store, "val", spec, 0, 1))
     # The second time from memory.
     for size in (64, 64, 96):
-        batches = list(Training.val_batches(kept, size))  # type: ignore[arg-type]
+        batches = list(validation.batches(size))
         assert {batch.images.shape[1:] for batch in batches} == {(size, size)}
         assert sum(len(batch.labels) for batch in batches) == len(store.records("val"))
 
@@ -162,13 +154,32 @@ def test_two_workers_end_where_one_does(
     assert abs(best[0] - best[1]) <= 2 * spread
 
 
+@pytest.fixture(scope="module")
+def before_its_refit(
+    store: Store, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of the same run once more, with a refit, that failed when the refit began."""
+
+    def diverge(*_: object) -> None:
+        raise UserError("the refit diverged")
+
+    out = tmp_path_factory.mktemp("unfinished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "run_refit", diverge)
+        with pytest.raises(UserError, match="diverged"):
+            train_tiny(tiny_recipe.model_copy(update={"refit_epochs": 1}), store, out)
+    return out
+
+
 def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     run: Path,
     store: Store,
     tiny_recipe: Recipe,
+    before_its_refit: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shutil.copytree(before_its_refit, tmp_path, dirs_exist_ok=True)
     # At a rate of next to nothing the weights must stay what the same run without a refit keeps.
     monkeypatch.setattr(config, "_REFIT_LR", 1e-9)
     told = train_tiny(tiny_recipe.model_copy(update={"refit_epochs": 1}), store, tmp_path)
@@ -176,7 +187,7 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert steps[1] > steps[0]
     assert told.steps[-1] == steps[1]
     begins, said = told.said
-    assert begins == "refit: 1 epochs on training and validation records"
+    assert begins == "refit: 1 epoch on training and validation records"
     assert said.startswith("refit, epoch 1 of 1: loss ")
     assert [row["step"] for row in history(tmp_path)] == [row["step"] for row in history(run)]
     bundle, before = (Bundle.load(str(place / "bundle")) for place in (tmp_path, run))
@@ -192,21 +203,20 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_whose_refit_fails_goes_on_without_it(
-    run: Path, store: Store, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_refit_fails_ends_without_it_with_the_weights_of_the_same_seed(
+    run: Path, store: Store, tiny_recipe: Recipe, before_its_refit: Path, tmp_path: Path
 ) -> None:
-    def diverge(*_: object) -> None:
-        raise UserError("the refit diverged")
-
-    monkeypatch.setattr(trainer, "run_refit", diverge)
-    with pytest.raises(UserError, match="diverged"):
-        train_tiny(tiny_recipe.model_copy(update={"refit_epochs": 1}), store, tmp_path)
+    shutil.copytree(before_its_refit, tmp_path, dirs_exist_ok=True)
     (tmp_path / "curves.png").unlink()
     assert train_tiny(tiny_recipe, store, tmp_path).steps == [], "it was trained already"
     assert [row["step"] for row in history(tmp_path)] == [row["step"] for row in history(run)]
     assert (tmp_path / "curves.png").is_file()
     bundle, before = (Bundle.load(str(place / "bundle")) for place in (tmp_path, run))
-    assert all(torch.equal(bundle.weights[name], before.weights[name]) for name in before.weights)
+    # Two trainings with one seed.
+    assert bundle.info.metrics == before.info.metrics
+    assert bundle.weights.keys() == before.weights.keys()
+    for name, tensor in before.weights.items():
+        assert torch.equal(bundle.weights[name], tensor), name
     assert bundle.seen == before.seen
 
 
@@ -237,15 +247,16 @@ def test_workers_that_die_again_and_again_are_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trainer, "_STARTS", 1)
+    monkeypatch.setattr(ray_train, "_STARTS", 1)
     monkeypatch.setattr(trainer, "_RESTARTS", 0)
     told = Told()
     begins = (lambda: True) if while_it_starts else (lambda: bool(told.steps))
     with (
         _killing_workers(begins),
-        pytest.raises(UserError, match=rf"process died {times} times \(.*\): .* --resume"),
+        pytest.raises(UserError, match=rf"process died {times} times \(.*\): .* resume") as caught,
     ):
         train_tiny(tiny_recipe, store, tmp_path, told=told)
+    assert caught.value.arguments == ("resume",)
 
 
 @contextlib.contextmanager
@@ -293,8 +304,8 @@ def test_a_gpu_without_room_is_one_sentence(
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr("ctray.training.worker._agree", lambda *_: None)
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
-    job = trainer.make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
-    says = "has too little memory: try accumulate=4, with which a run can go on, or a smaller"
+    job = make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
+    says = "has too little memory: try accumulate=4, with which a run can be resumed, or a"
     monkeypatch.setattr("ray.train.get_context", lambda: context(1))
     assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
     # Of the sixteen records of a batch each has two: those can be taken one by one, and are.
@@ -315,9 +326,11 @@ def test_the_mistake_of_one_worker_ends_the_run_at_once(cluster: None, tmp_path:
             raise UserError("cuda:0 has too little memory")
         torch.distributed.barrier()
 
-    training = trainer.build_trainer(loop, {}, make_plan(2), str(tmp_path / "scratch"), restarts=5)
+    training = ray_train.build_trainer(
+        loop, {}, make_plan(2), str(tmp_path / "scratch"), restarts=5
+    )
     with pytest.raises(UserError, match=r"^cuda:0 has too little memory$"):
-        trainer.fit(training)
+        ray_train.fit(training)
     assert len(list(starts.iterdir())) == 1
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ctray.training.trackers import HISTORY_KEYS, MLFLOW_URI
+from ctray.training.history import HISTORY_KEYS
+from ctray.training.trackers import MLFLOW_URI
 from tuning.tracking import followed
 from tuning.trials import State, Trial
 
