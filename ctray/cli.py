@@ -272,29 +272,28 @@ def predict(
 
     Example: ctray predict run/bundle new/*.png --out predictions.csv
     """
-    import pandas as pd
     from rich.progress import track
 
-    from ctray.engine.batch import WRITERS, check_table_path, expand, predict_files, row
+    from ctray.engine.batch import expand, predict_files
     from ctray.engine.predictor import Predictor
+    from ctray.engine.table import PredictionTable, check_table_path
 
     check_table_path(out)
     files = expand(paths)
     predictor = Predictor.load(bundle)
     start = time.monotonic()
-    outcomes = track(
+    lines = track(
         predict_files(predictor, files),
         total=len(files),
         description="predicting",
         console=error_console(),
         transient=True,
     )
-    rows = [row(file, outcome, predictor.bundle.info.classes) for file, outcome in outcomes]
-    rate = len(rows) / (time.monotonic() - start)
-    frame = pd.DataFrame(rows)
-    WRITERS[out.suffix](frame, out)
-    errors = int(frame["error"].notna().sum())
-    print(f"{len(rows) - errors} answered, {errors} with an error, {rate:.0f} images/s: {out}")
+    table = PredictionTable.of(predictor.bundle.info.classes, lines)
+    rate = len(table.frame) / (time.monotonic() - start)
+    table.write(out)
+    errors = len(table.unreadable)
+    print(f"{len(table.readable)} answered, {errors} with an error, {rate:.0f} images/s: {out}")
 
 
 @app.command(cls=Command)

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import ctray
 from ctray.data.image.decode import ImageError
-from ctray.engine.predictor import Prediction, Predictor
+from ctray.decision.prediction import Prediction
+from ctray.engine.predictor import Predictor
 from serve.body import FORM_FIELD, FORM_TYPE, IMAGE_TYPES, MAX_BODY_BYTES, SentFile, read_files
 from serve.schema import (
     FilePrediction,

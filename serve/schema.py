@@ -3,8 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from ctray.config import PreprocessSpec, Strict
+from ctray.decision.prediction import Decision
 from ctray.engine.base import EngineName
-from ctray.engine.predictor import Decision
 
 
 class ServiceArgs(Strict):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ctray import storage
-from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.artefact.bundle import Bundle
+from ctray.config import Recipe
 from ctray.console import error_console
 from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics
@@ -91,13 +92,10 @@ def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str,
     known, report = place.parent / "choice.json", place.parent / _SPLIT
     if not known.is_file() or json.loads(known.read_text()) != made:
         chosen = Bundle.load(str(study.bundle(choice.trial.number)))
-        info, seen, weights = chosen.info, chosen.seen, chosen.weights
         refit = study.folder(choice.trial.number) / "refit"
-        if refits:
-            info, seen, weights = refitted(study, choice.trial, refit)
+        recipe = refitted(study, choice.trial, refit) if refits else None
         shutil.rmtree(place.parent, ignore_errors=True)
-        info = info.model_copy(update={"study": study.id})
-        write_bundle(str(place), info, seen, weights)
+        write_best(study, choice.trial, chosen, recipe, place, refit)
         evaluated(study, place, report, _SPLIT)
         storage.write_bytes(str(known), json.dumps(made).encode())
         shutil.rmtree(refit, ignore_errors=True)
@@ -111,22 +109,47 @@ def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str,
     }
 
 
-def refitted(
-    study: Study, trial: Trial, folder: Path
-) -> tuple[BundleInfo, SeenRecords, dict[str, Any]]:
-    """Info, seen records and weights after a refit; `folder` is for its checkpoints."""
-    from ctray.training import checkpoints
-    from ctray.training.trainer import describe, run_refit
+def refitted(study: Study, trial: Trial, folder: Path) -> Recipe:
+    """Refit a trial's weights, with the checkpoints in `folder`; returns the recipe with it."""
+    from ctray.training.trainer import run_refit
 
     epochs = study.base.refit_epochs or 1
     recipe = recipe_of(study.base, trial.params).model_copy(update={"refit_epochs": epochs})
-    assert trial.best is not None
+    bundle = str(study.bundle(trial.number))
     with Terminal(error_console()) as terminal:
-        run_refit(
-            *(recipe, study.store, study.plan, terminal),
-            *(str(folder), str(study.bundle(trial.number))),
-        )
-    return *describe(trial.best, recipe, study.store), checkpoints.load_best(str(folder))
+        run_refit(recipe, study.store, study.plan, terminal, str(folder), bundle)
+    return recipe
+
+
+def write_best(
+    study: Study, trial: Trial, chosen: Bundle, refit: Recipe | None, place: Path, folder: Path
+) -> None:
+    """Write the bundle of the study.
+
+    Args:
+        study: whose it is.
+        trial: the chosen one.
+        chosen: its bundle.
+        refit: recipe of the refit; None without one: then the trial's bundle is adopted.
+        place: folder of the bundle.
+        folder: with the checkpoints of the refit.
+    """
+    from ctray.artefact.build import TrainingData, adopt_bundle, build_bundle
+    from ctray.training import checkpoints
+
+    if refit is None:
+        adopt_bundle(chosen, str(place), study.id)
+        return
+    assert trial.best is not None
+    build_bundle(
+        str(place),
+        best=trial.best,
+        recipe=refit,
+        data=TrainingData.of(study.store),
+        weights=checkpoints.load_best(str(folder)).weights,
+        val_logits=chosen.validation.logits if chosen.validation else None,
+        study=study.id,
+    )
 
 
 def recipes_own(study: Study, trials: Sequence[Trial]) -> Trial | None:

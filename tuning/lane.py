@@ -17,7 +17,6 @@ from ctray import storage
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.training.trainer import describe
 from ctray.training.worker import run_job
 from tuning.desk import TrialJob
 
@@ -81,11 +80,18 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
         return {"ended": end, "reason": outcome["error"]}
     if is_first() and outcome["ended"] == "finished":
         assert outcome["best"] is not None, "it was evaluated after its last step"
-        from ctray.artefact.bundle import write_bundle
+        from ctray.artefact.build import TrainingData, build_bundle
 
-        weights = checkpoints.load_best(training["checkpoints"])
+        best = checkpoints.load_best(training["checkpoints"])
         try:
-            write_bundle(job["bundle"], *describe(outcome["best"], recipe, store), weights)
+            build_bundle(
+                job["bundle"],
+                best=outcome["best"],
+                recipe=recipe,
+                data=TrainingData.of(store),
+                weights=best.weights,
+                val_logits=best.val_logits,
+            )
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -98,8 +104,9 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
 
 def measure(recipe: Recipe, store: Store) -> dict[str, float]:
     """Latency and size of a recipe's model, which do not depend on its weights."""
-    from ctray.engine.base import InputModel, start_engine
     from ctray.engine.latency import latency_ms
+    from ctray.engine.loading import start_engine
+    from ctray.engine.model import InputModel
     from ctray.models.backbones import build_model, preprocess_spec
 
     spec = preprocess_spec(recipe, store.size)

@@ -1,1 +1,1 @@
-"""The bundle, and the registry of its versions."""
+"""The bundle: its parts, how it is made and read, and the registry of its versions."""

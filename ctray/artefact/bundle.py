@@ -1,60 +1,26 @@
 """THE artefact: weights, classes, preprocessing, metrics and provenance in one folder.
 
-A bundle is `bundle.json`, `records.json`, `weights.safetensors` and `SHA256SUMS`, which covers the
-other three in the format of `sha256sum -c` and is written last: a folder without it is not a
-bundle. Loading verifies every byte and never unpickles.
+`ctray.artefact.parts` has the table of its files. `SHA256SUMS` covers those that are there, in the
+format of `sha256sum -c`, and is written last: a folder without it is not a bundle. Loading verifies
+every byte and never unpickles. `ctray.artefact.build` makes bundles.
 """
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-import safetensors.torch
-import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from ctray import storage
-from ctray.artefact.parts import SUMS
-from ctray.config import PreprocessSpec, Recipe, Strict
+from ctray.artefact.parts import INFO, PARTS, SCHEMA, SUMS, Contents
+from ctray.config import Strict
 from ctray.errors import UserError
 
-SCHEMA = 1
 REGISTERED = "registered.json"
-_INFO, _RECORDS, _WEIGHTS = "bundle.json", "records.json", "weights.safetensors"
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
-
-
-class BundleInfo(Strict):
-    """What `bundle.json` holds."""
-
-    schema_version: int = Field(SCHEMA, description="of this file")
-    backbone: str = Field(description="name the model is rebuilt by")
-    classes: tuple[str, ...] = Field(
-        min_length=2, description="in the order of the model's outputs"
-    )
-    preprocess: PreprocessSpec = Field(description="how a canonical image becomes model input")
-    metrics: dict[str, float] = Field(
-        description="of the chosen checkpoint on validation data, before a refit of the recipe's"
-    )
-    fingerprint: str = Field(description="of the store it was trained from")
-    synthetic: bool = Field(description="whether that data was drawn, not taken from patients")
-    recipe: Recipe = Field(description="what the run was made from")
-    versions: dict[str, str] = Field(description="of Python and the packages that matter")
-    created: str = Field(description="ISO 8601, UTC")
-    study: str = Field("", description="id of the search that found it; empty without one")
-
-
-class SeenRecords(Strict):
-    """Ids of the records that shaped the model, so that nobody scores it on them."""
-
-    trained_on: tuple[str, ...] = Field(
-        description="the training split; after a refit validation, too"
-    )
-    chosen_on: tuple[str, ...] = Field(
-        description="the validation split, which chose the checkpoint; empty after a refit"
-    )
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z][a-z0-9_.-]*)")
 
 
 class Registration(Strict):
@@ -77,22 +43,16 @@ class Registration(Strict):
         return self.model_copy(update={"seal": self.expected_seal()})
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Contents):
     """A verified bundle in memory.
 
     Attributes:
-        info: the contents of bundle.json.
-        seen: ids of the records it was trained and chosen on.
-        weights: state dict of the model, on the CPU.
         digest: 64 hex digits that change with any byte of the bundle.
         name: name in the registry, or `unregistered`.
         version: version in the registry, or the first 12 digits of the digest.
     """
 
-    info: BundleInfo
-    seen: SeenRecords
-    weights: dict[str, torch.Tensor]
     digest: str
     name: str
     version: str
@@ -102,31 +62,25 @@ class Bundle:
         """Read and verify a bundle from a path or filesystem URI.
 
         Raises:
-            UserError: there is no bundle, or a byte of it is not what was written.
+            UserError: there is no bundle, a byte of it is not what was written, or it is of
+                another version of ctray.
         """
         files = _verified_files(uri)
         digest = hashlib.sha256(files.pop(SUMS)).hexdigest()
-        try:
-            info = BundleInfo.model_validate_json(files[_INFO])
-            seen = SeenRecords.model_validate_json(files[_RECORDS])
-            weights = safetensors.torch.load(files[_WEIGHTS])
-        except (ValidationError, SafetensorError, KeyError) as error:
-            raise UserError(
-                f"the bundle {uri} was written by another version of ctray; export it again"
-            ) from error
+        parts = _read_parts(uri, files)
         name, version = _registration(uri, digest)
-        return cls(info, seen, weights, digest, name, version)
+        return cls(**parts, digest=digest, name=name, version=version)
 
 
-def write_bundle(
-    uri: str, info: BundleInfo, seen: SeenRecords, weights: dict[str, torch.Tensor]
-) -> None:
-    """Write a bundle; its checksums go last, so that a half-written one cannot be loaded."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+def write_contents(uri: str, contents: Contents) -> None:
+    """Write the files of a bundle; what makes one calls `ctray.artefact.build`.
+
+    The checksums go last, so that a half-written bundle cannot be loaded.
+    """
     files = {
-        _INFO: info.model_dump_json(indent=2).encode(),
-        _RECORDS: seen.model_dump_json().encode(),
-        _WEIGHTS: safetensors.torch.save(contiguous),
+        part.file: part.dump(value)
+        for part in PARTS
+        if (value := getattr(contents, part.attribute)) is not None
     }
     for name, data in files.items():
         storage.write_bytes(storage.join(uri, name), data)
@@ -144,24 +98,62 @@ def copy_bundle(source: str, target: str) -> None:
 
 
 def _verified_files(uri: str) -> dict[str, bytes]:
+    """The bytes of `SHA256SUMS` and of every file in it."""
     sums_uri = storage.join(uri, SUMS)
     if not storage.exists(sums_uri):
         raise UserError(f"{uri} is not a bundle: it has no {SUMS}")
     sums = storage.read_bytes(sums_uri)
     files = {SUMS: sums}
-    text = sums.decode("ascii", errors="replace")
-    lines = text.split("\n")
-    if lines.pop() != "" or len(lines) != 3:
+    lines = sums.decode("ascii", errors="replace").split("\n")
+    if lines.pop() != "":
         raise UserError(_damaged(uri, SUMS))
     for line in lines:
         match = _SUM_LINE.fullmatch(line)
-        if match is None or not storage.exists(storage.join(uri, match[2])):
+        if match is None or match[2] in files or not storage.exists(storage.join(uri, match[2])):
             raise UserError(_damaged(uri, SUMS))
         data = storage.read_bytes(storage.join(uri, match[2]))
         if hashlib.sha256(data).hexdigest() != match[1]:
             raise UserError(_damaged(uri, match[2]))
         files[match[2]] = data
     return files
+
+
+def _read_parts(uri: str, files: dict[str, bytes]) -> dict[str, Any]:
+    """What the files hold, by the attributes of `Contents`; None for an optional part."""
+    for part in PARTS:
+        if part.required and part.file not in files:
+            raise UserError(f"the bundle {uri} lacks {part.file}: copy or export it again")
+    _check_schema(uri, files[INFO])
+    unknown = sorted(files.keys() - {part.file for part in PARTS})
+    if unknown:
+        raise UserError(
+            f"the bundle {uri} has {unknown[0]}, which is no part of a bundle: export it again"
+        )
+    try:
+        return {
+            part.attribute: part.load(files[part.file]) if part.file in files else None
+            for part in PARTS
+        }
+    except (ValueError, SafetensorError, KeyError) as error:
+        raise UserError(_of_another_version(uri)) from error
+
+
+def _check_schema(uri: str, info: bytes) -> None:
+    """Raise UserError for a bundle of a newer ctray; an older one has a part less."""
+    try:
+        version = json.loads(info)["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(_of_another_version(uri)) from error
+    if not isinstance(version, int) or version < 1:
+        raise UserError(_of_another_version(uri))
+    if version > SCHEMA:
+        raise UserError(
+            f"the bundle {uri} has schema {version}, this ctray reads up to {SCHEMA}: update ctray"
+        )
+
+
+def _of_another_version(uri: str) -> str:
+    return f"the bundle {uri} was written by another version of ctray; export it again"
 
 
 def _damaged(uri: str, name: str) -> str:

@@ -47,7 +47,9 @@ def promote(bundle_uri: str, registry: str, name: str = DEFAULT_NAME) -> Version
         UserError: not a bundle, a damaged one, or a name that cannot be a folder.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} may hold letters, digits, dot, dash and underscore only")
+        raise UserError(
+            f"the name {name!r} may hold letters, digits, dot, dash and underscore only", "name"
+        )
     bundle = Bundle.load(bundle_uri)
     for known in list_versions(registry, name):
         if known.production and Bundle.load(known.uri).digest == bundle.digest:

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from ctray.data.image.decode import EXTENSIONS, ImageError, read_file
-from ctray.engine.predictor import Prediction, Predictor
+from ctray.decision.prediction import Prediction
+from ctray.engine.predictor import Predictor
+from ctray.engine.table import Line
 from ctray.errors import UserError
 
 _BATCH = 32
@@ -63,14 +64,14 @@ def predict_many(
                     yield job, Outcome(None, str(item))
 
 
-def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[tuple[str, Outcome]]:
-    """Predict image files; a file that cannot be opened or read gets its own error."""
+def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Line]:
+    """Predict image files; one that cannot be opened or read gets its own error."""
 
     def load(path: Path) -> np.ndarray:
         return predictor.read(read_file(path))
 
     for path, outcome in predict_many(predictor, paths, load):
-        yield str(path), outcome
+        yield Line(str(path), outcome.prediction, outcome.error)
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
@@ -98,32 +99,3 @@ def _is_image(path: Path) -> bool:
     mask = path.parent.name == "masks" and (path.parent.parent / "images").is_dir()
     named = path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
     return named and not mask and path.is_file()
-
-
-def row(file: str, outcome: Outcome, classes: Iterable[str]) -> dict[str, object]:
-    """One line of a predictions table: file, predicted, decision, confidence, p_<class>…, error."""
-    prediction = outcome.prediction
-    probabilities = prediction.probabilities if prediction else {}
-    return {
-        "file": file,
-        "predicted": prediction.predicted if prediction else None,
-        "decision": prediction.decision if prediction else None,
-        "confidence": prediction.confidence if prediction else None,
-        **{f"p_{name}": probabilities.get(name) for name in classes},
-        "error": outcome.error or None,
-    }
-
-
-WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    ".csv": lambda frame, path: frame.to_csv(path, index=False),
-    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
-}
-
-
-def check_table_path(path: Path) -> None:
-    """Raise UserError when a table cannot be written there, before any work is done."""
-    if path.suffix not in WRITERS:
-        raise UserError(f"--out {path}: the name must end in {', '.join(WRITERS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")

@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 import torch
 
-from ctray.engine.base import InputModel
+from ctray.engine.model import InputModel
 
 
 class OpenVinoEngine:

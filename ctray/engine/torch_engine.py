@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ctray.engine.base import InputModel
+from ctray.engine.model import InputModel
 from ctray.models.precision import autocast
 
 

@@ -12,7 +12,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from ctray.artefact.bundle import Bundle
 from ctray.data.image.preprocess import to_input
-from ctray.engine.base import restore_model
+from ctray.engine.model import restore_model
 from ctray.models.backbones import last_feature_layer
 
 

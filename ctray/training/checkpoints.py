@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -25,6 +26,8 @@ from ctray.training.history import HistoryRow
 Tensors = dict[str, torch.Tensor]
 
 _Kind = Literal["step", "best"]
+# Beside the weights in the file of the best model; no layer has a slash in its name.
+VAL_LOGITS = "validation/logits"
 _KEPT = 2
 _NAME = re.compile(r"(step|best)-(\d{9})-([0-9a-f]{16})\.safetensors")
 
@@ -94,6 +97,20 @@ class Snapshot:
     state: RunState | BestState
 
 
+@dataclass(frozen=True)
+class Best:
+    """The model of the best evaluation.
+
+    Attributes:
+        weights: its state dict.
+        val_logits: float32 (N, classes), what it said of the validation split, in the store's
+            order; None in a refit, and in a file of an older ctray.
+    """
+
+    weights: Tensors
+    val_logits: np.ndarray | None
+
+
 def save(uri: str, snapshot: Snapshot) -> str:
     """Write a snapshot into the folder `uri`; returns the file's name."""
     header = {"state": json.dumps(snapshot.state)}
@@ -133,8 +150,8 @@ def newest(uri: str, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def load_best(uri: str) -> Tensors:
-    """The best weights that the newest checkpoint knows of.
+def load_best(uri: str) -> Best:
+    """The best model that the newest checkpoint knows of.
 
     Raises:
         UserError: there is none, such as where the workers wrote to folders of their own.
@@ -145,7 +162,9 @@ def load_best(uri: str) -> Tensors:
             f"the workers' checkpoints are not in {uri}: name a place that all machines reach",
             "checkpoints",
         )
-    return load(uri, found[1]["best_file"])[0]
+    weights = load(uri, found[1]["best_file"])[0]
+    logits = weights.pop(VAL_LOGITS, None)
+    return Best(weights, None if logits is None else logits.numpy())
 
 
 def clear(uri: str) -> None:

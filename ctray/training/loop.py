@@ -176,7 +176,8 @@ class Training:
         best = None
         if evaluates:
             row = self.row()
-            best = self.note(row | self.evaluate(row["image_size"]))
+            measured, logits = self.evaluate(row["image_size"])
+            best = self.note(row | measured, logits)
         elif ends_epoch:
             best = self.end_refit_epoch(self.row())
         if self.peers.agreed(self.reporter.is_over):
@@ -292,10 +293,15 @@ class Training:
         }
 
     @torch.inference_mode()
-    def evaluate(self, size: int) -> HistoryRow:
-        """Loss, accuracy and macro-F1 of the whole validation split, each record counted once.
+    def evaluate(self, size: int) -> tuple[HistoryRow, np.ndarray]:
+        """Score the whole validation split, each record counted once.
 
-        `size`: px that the model trains on at the time; at another it would be misjudged.
+        Args:
+            size: px that the model trains on at the time; at another it would be misjudged.
+
+        Returns:
+            Loss, accuracy and macro-F1; and the logits, float32 (records, classes), in the store's
+            order.
         """
         from sklearn.metrics import f1_score
 
@@ -321,19 +327,20 @@ class Training:
             raise RuntimeError("a validation record was missed or counted twice")
         loss = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
         predicted = logits.argmax(axis=1)
-        return {
+        row: HistoryRow = {
             "val_loss": float(loss),
             "val_accuracy": float((predicted == labels).mean()),
             "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
             "val_records": len(positions),
         }
+        return row, logits[np.argsort(positions)]
 
     def scored(self) -> nn.Module:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.average.model if self.average is not None else self.plain
 
-    def note(self, row: HistoryRow) -> Snapshot | None:
-        """Note an evaluation and tell the driver; returns the weights if they are the best.
+    def note(self, row: HistoryRow, logits: np.ndarray) -> Snapshot | None:
+        """Note an evaluation and tell the driver; returns weights and logits if it is the best.
 
         Of those that have seen images of the full size, which is what a bundle is used at.
         """
@@ -347,13 +354,13 @@ class Training:
             return None
         if self.best is not None and row["val_macro_f1"] <= self.best["val_macro_f1"]:
             return None
-        return self.new_best(row)
+        return self.new_best(row, {checkpoints.VAL_LOGITS: torch.from_numpy(logits)})
 
-    def new_best(self, row: HistoryRow) -> Snapshot:
-        """The weights as they are now, as the best."""
+    def new_best(self, row: HistoryRow, logits: Tensors) -> Snapshot:
+        """The weights as they are now, as the best, and beside them their validation logits."""
         self.best = row
-        weights = self.scored().state_dict() if self.rank == 0 else {}
-        return Snapshot("best", self.step, copies(weights), {"row": row})
+        tensors = self.scored().state_dict() | logits if self.rank == 0 else {}
+        return Snapshot("best", self.step, copies(tensors), {"row": row})
 
     def end_refit_epoch(self, row: HistoryRow) -> Snapshot | None:
         """Say how an epoch without validation went; returns the weights after the last one."""
@@ -367,7 +374,7 @@ class Training:
             return None
         if not all(bool(value.isfinite().all()) for value in self.scored().parameters()):
             raise self.diverged(math.nan, self.step)
-        return self.new_best(row)
+        return self.new_best(row, {})
 
     def out_of_patience(self) -> bool:
         """Whether the last better evaluation is too long ago."""
@@ -428,7 +435,7 @@ def _trained_weights(uri: str) -> Tensors:
     """The weights of a bundle, or the best that the checkpoints in a folder have."""
     if is_bundle(uri):
         return Bundle.load(uri).weights
-    return checkpoints.load_best(uri)
+    return checkpoints.load_best(uri).weights
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -5,9 +5,8 @@ from: each takes the driver seconds.
 """
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ctray import storage
 from ctray.config import Recipe
@@ -25,7 +24,6 @@ from ctray.training.worker import train_loop
 from ctray.words import counted
 
 if TYPE_CHECKING:
-    from ctray.artefact.bundle import BundleInfo, SeenRecords
     from ctray.training.checkpoints import RunState
 
 # A worker that dies is replaced this often; something that kills it every time must end.
@@ -94,11 +92,19 @@ def train(
         best = _run(recipe, store, plan, listener, folder, trackers)
     if recipe.refit_epochs:
         run_refit(recipe, store, plan, listener, refit_folder, folder)
-    from ctray.artefact.bundle import write_bundle
+    from ctray.artefact.build import TrainingData, build_bundle
     from ctray.training import checkpoints
 
-    weights = checkpoints.load_best(refit_folder if recipe.refit_epochs else folder)
-    write_bundle(str(out / "bundle"), *describe(best, recipe, store), weights)
+    chosen = checkpoints.load_best(folder)
+    weights = checkpoints.load_best(refit_folder).weights if recipe.refit_epochs else chosen.weights
+    build_bundle(
+        str(out / "bundle"),
+        best=best,
+        recipe=recipe,
+        data=TrainingData.of(store),
+        weights=weights,
+        val_logits=chosen.val_logits,
+    )
     # Only now: until the bundle is whole they are all there is of the training.
     checkpoints.clear(refit_folder)
     storage.delete_if_empty(refit_folder)
@@ -147,30 +153,6 @@ def _run(
                 raise UserError(f"{sentence}, then resume the run", *arguments, "resume")
             raise UserError(sentence, *arguments)
     return cast(HistoryRow, outcome["best"])
-
-
-def describe(
-    best: Mapping[str, Any], recipe: Recipe, store: Store
-) -> "tuple[BundleInfo, SeenRecords]":
-    """What a bundle says of itself: `best` is the evaluation that chose it, or its recipe."""
-    from ctray.artefact.bundle import BundleInfo, SeenRecords
-    from ctray.models.backbones import preprocess_spec
-    from ctray.provenance import now, versions
-
-    info = BundleInfo(
-        backbone=recipe.backbone,
-        classes=store.classes,
-        preprocess=preprocess_spec(recipe, store.size),
-        metrics={key: float(best[key]) for key in best if key.startswith("val_")},
-        fingerprint=store.fingerprint,
-        synthetic=store.synthetic,
-        recipe=recipe,
-        versions=versions(),
-        created=now(),
-    )
-    val = tuple(store.records("val")["id"])
-    trained_on = tuple(store.records("train")["id"]) + (val if recipe.refit_epochs else ())
-    return info, SeenRecords(trained_on=trained_on, chosen_on=() if recipe.refit_epochs else val)
 
 
 def _state_to_resume(

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ctray.artefact.bundle import Bundle, BundleInfo, SeenRecords, write_bundle
+from ctray.artefact.build import TrainingData, build_bundle
+from ctray.artefact.bundle import Bundle
 from ctray.config import Recipe
-from ctray.engine.base import load_engine, restore_model
+from ctray.engine.loading import load_engine
+from ctray.engine.model import restore_model
 from ctray.errors import UserError
 from ctray.models.backbones import (
     build_model,
@@ -15,7 +17,6 @@ from ctray.models.backbones import (
     preprocess_spec,
 )
 from ctray.models.names import check_backbone
-from ctray.provenance import versions
 
 DECK = ("small_cnn", "efficientnet_b0", "vgg16", "xception", "resnet18", "tf_efficientnet_lite0")
 
@@ -35,24 +36,24 @@ def test_both_engines_agree_with_the_model_in_float32(
     backbone: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(backbone=backbone, weights="none", image_size=64, seed=4)
-    info = BundleInfo(
-        backbone=backbone,
+    data = TrainingData(
         classes=("a", "b"),
-        preprocess=preprocess_spec(recipe, 96),
-        metrics={"val_macro_f1": 0.5},
+        size=96,
         fingerprint="0" * 64,
         synthetic=True,
-        recipe=recipe,
-        versions=versions(),
-        created="2026-01-01T00:00:00+00:00",
+        train=(),
+        val=(),
+        val_labels=np.zeros(0, np.int64),
+        val_groups=(),
     )
     model = initial_model(recipe, 2)
     # Norms with real statistics, as in a trained net; bf16 still costs an untrained one a lot.
     model.train()
     with torch.no_grad():
         for _ in range(20):
-            model(torch.randn(8, info.preprocess.channels, 64, 64))
-    write_bundle(str(tmp_path), info, SeenRecords(trained_on=(), chosen_on=()), model.state_dict())
+            model(torch.randn(8, preprocess_spec(recipe, 96).channels, 64, 64))
+    best = {"val_macro_f1": 0.5}
+    build_bundle(str(tmp_path), best, recipe, data, model.state_dict(), val_logits=None)
     bundle = Bundle.load(str(tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
     with torch.inference_mode():

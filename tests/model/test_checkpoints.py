@@ -72,7 +72,7 @@ def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path: Path)
     assert found is not None
     assert found[1]["step"] == 10
     assert gone.name in said[0]
-    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 10.0))
+    assert torch.equal(checkpoints.load_best(uri).weights["w"], torch.full((2,), 10.0))
 
 
 def test_the_best_weights_are_those_of_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -83,10 +83,29 @@ def test_the_best_weights_are_those_of_the_newest_checkpoint(tmp_path: Path) -> 
     writer = Writer(uri, None)
     writer.submit(step(20), best_of(20))
     writer.wait()
-    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 20.0))
+    assert torch.equal(checkpoints.load_best(uri).weights["w"], torch.full((2,), 20.0))
     with pytest.raises(UserError, match=r"not in .*: name a place") as caught:
         checkpoints.load_best(str(tmp_path / "elsewhere"))
     assert caught.value.arguments == ("checkpoints",)
+
+
+def test_the_validation_logits_come_back_beside_the_weights(tmp_path: Path) -> None:
+    logits = torch.randn(5, 3)
+    tensors = {"w": torch.ones(2), checkpoints.VAL_LOGITS: logits}
+    writer = Writer(str(tmp_path), None)
+    writer.submit(step(20), Snapshot("best", 20, tensors, {}))
+    writer.wait()
+    best = checkpoints.load_best(str(tmp_path))
+    assert best.weights.keys() == {"w"}, "the model takes the rest as they are"
+    assert best.val_logits is not None
+    assert torch.equal(torch.from_numpy(best.val_logits), logits)
+
+
+def test_a_best_file_of_an_older_version_has_no_validation_logits(tmp_path: Path) -> None:
+    writer = Writer(str(tmp_path), None)
+    writer.submit(step(20), best_of(20))
+    writer.wait()
+    assert checkpoints.load_best(str(tmp_path)).val_logits is None
 
 
 def test_what_a_kill_left_half_is_cleared_away(tmp_path: Path) -> None:
@@ -145,7 +164,7 @@ def test_they_live_on_an_object_store(bucket: str) -> None:
     found = checkpoints.newest(uri, refuse)
     assert found is not None
     assert found[1]["step"] == 3
-    assert torch.equal(checkpoints.load_best(uri)["w"], torch.full((2,), 1.0))
+    assert torch.equal(checkpoints.load_best(uri).weights["w"], torch.full((2,), 1.0))
     checkpoints.clear(uri)
     assert checkpoints.newest(uri, refuse) is None
 

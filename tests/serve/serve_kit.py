@@ -13,16 +13,13 @@ import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from ctray.artefact.bundle import BundleInfo, SeenRecords, write_bundle
-from ctray.config import PreprocessSpec, Recipe
+from ctray.artefact.build import TrainingData, build_bundle
+from ctray.config import Recipe
 from ctray.models.backbones import build_model
-from ctray.provenance import now, versions
 
 STEEPNESS = 100.0
 CLASSES = ("alpha", "beta", "gamma")
-_SPEC = PreprocessSpec(
-    store_size=64, tone="equalise", image_size=64, channels=1, mean=(127.5,), std=(64.0,)
-)
+_SIDE = 64
 _DEADLINE_S = 120.0
 
 
@@ -32,21 +29,22 @@ def write_untrained(folder: Path, seed: int) -> Path:
     Its last layer is made steep, so that different images get clearly different probabilities.
     """
     torch.manual_seed(seed)
-    model = build_model("small_cnn", len(CLASSES), _SPEC.image_size)
+    model = build_model("small_cnn", len(CLASSES), _SIDE)
     last = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
     last.weight.data *= STEEPNESS
-    info = BundleInfo(
-        backbone="small_cnn",
+    data = TrainingData(
         classes=CLASSES,
-        preprocess=_SPEC,
-        metrics={"val_macro_f1": 0.5},
+        size=_SIDE,
         fingerprint="0" * 64,
         synthetic=True,
-        recipe=Recipe(backbone="small_cnn"),
-        versions=versions(),
-        created=now(),
+        train=(),
+        val=(),
+        val_labels=np.zeros(0, np.int64),
+        val_groups=(),
     )
-    write_bundle(str(folder), info, SeenRecords(trained_on=(), chosen_on=()), model.state_dict())
+    recipe = Recipe(backbone="small_cnn", image_size=_SIDE)
+    best = {"val_macro_f1": 0.5}
+    build_bundle(str(folder), best, recipe, data, model.state_dict(), val_logits=None)
     return folder
 
 

@@ -24,7 +24,8 @@ import serve
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import promote
 from ctray.data.image.decode import ImageError
-from ctray.engine.predictor import Prediction, Predictor
+from ctray.decision.prediction import Prediction
+from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from serve.app import Classifier, app
 from serve.schema import ServedBundle, ServiceArgs
