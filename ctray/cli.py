@@ -190,7 +190,8 @@ def train(
     from ctray import storage
     from ctray.data.ingest.source import check_data, open_or_prepare
     from ctray.models.names import check_backbone
-    from ctray.session import import_meanwhile, ray_session
+    from ctray.process import import_meanwhile
+    from ctray.session import ray_session
     from ctray.training.plan import make_plan, parse_workers
     from ctray.training.run import finished_metrics, run_folder, start_of_process
 

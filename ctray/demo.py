@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctray.session import free_port, sigterm_as_exit
+from ctray.process import free_port, sigterm_as_exit
 from ctray.storage import check_empty
 from ctray.synthetic.phantom import CLASSES
 

@@ -19,7 +19,8 @@ from ctray.config import Recipe, recipe_file
 from ctray.console import VERBOSE, error_console, print_store, run_cli
 from ctray.data.ingest.source import check_data, open_or_prepare
 from ctray.errors import UserError
-from ctray.session import import_meanwhile, ray_session
+from ctray.process import import_meanwhile
+from ctray.session import ray_session
 from ctray.storage import locked, new_folder, write_bytes
 from ctray.synthetic.phantom import PhantomSpec, write_folder
 from ctray.training.plan import make_plan

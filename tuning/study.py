@@ -20,7 +20,8 @@ from ray.tune.search import Searcher
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.session import cluster_has_died, environment
+from ctray.process import environment
+from ctray.session import cluster_has_died
 from ctray.training.plan import Plan
 from ctray.training.trackers import HISTORY_KEYS
 from ctray.training.trainer import build_trainer, check_run, fit, make_job
