@@ -15,18 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import ray
 import ray.train
-from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
-from ray.train.v2._internal.exceptions import (
-    WorkerGroupStartupFailedError,
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckFailedError,
-)
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.queue import Queue
 
 from ctray import storage
@@ -34,6 +23,15 @@ from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import smallest_share, steps_per_epoch
 from ctray.errors import UserError
+from ctray.ray_internals import (
+    DataParallelTrainer,
+    DatasetsCallback,
+    PlacementGroupCleanerCallback,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    get_or_create_autoscaling_coordinator,
+)
 from ctray.session import cluster_has_died
 from ctray.training.backend import LazyTorchConfig
 from ctray.training.failure import EndAtMistake, mistake_in
