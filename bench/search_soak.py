@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import ray
 from kit import alone, arguments, emit, note, prepared, search
-from ray._private.state import actors
 from ray.util import placement_group_table
 
+from ctray.ray_internals import actors
 from ctray.session import ray_session
 from ctray.synthetic.phantom import PhantomSpec, write_folder
 

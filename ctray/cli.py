@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,25 +20,65 @@ from ctray.console import (
     error_console,
     parse_pairs,
     print_store,
+    promote_and_print,
     run_app,
 )
 from ctray.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 # Heavy imports (Ray, torch) wait inside the verbs: `--help` and mistakes answer at once.
 
-PHASES = ("decoding", "comparing")
 _TRAINER = "ctray.training.trainer"
 
 app = typer.Typer(
     help="Chest images in folders to a checked data set, a tuned classifier, a report, a service.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class OtherProgram(Command):
+    """A verb that is another program: all that follows it, `--help` too, is that program's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take everything as it was typed."""
+        super().parse_args(ctx, [])
+        ctx.args = args
+        return args
+
+
+@app.command(cls=Command)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
+        "demo-out"
+    ),
+    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 120,
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the search.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 4,
+) -> None:
+    """Run the whole way on synthetic data, to a prediction over HTTP.
+
+    Example: ctray demo
+    """
+    from ctray.demo import run_demo
+
+    run_demo(out, images_per_class, trials, epochs)
+
+
+@app.command(cls=Command)
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder to draw into.")],
+    images_per_class: Annotated[int, typer.Option(min=1, help="Images a class.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings.")] = 0,
+) -> None:
+    """Draw a folder of synthetic chest images, to try ctray on.
+
+    Example: ctray phantom --out synthetic --images-per-class 100
+    """
+    from ctray.synthetic.phantom import PhantomSpec, write_folder
+
+    write_folder(PhantomSpec(images_per_class=images_per_class, seed=seed), out)
+    print(f"synthetic images, {images_per_class} a class: {out}")
 
 
 @app.command(cls=Command)
@@ -76,7 +116,9 @@ def prepare(
     ] = False,
     verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
-    """Decode, check, tie together and split images into a store, with a report on them.
+    """Decode, check, group and split images into a store.
+
+    Beside it lies a report on them: counts, samples, duplicates, faults, confounds.
 
     Example: ctray prepare xrays --out store
     """
@@ -106,9 +148,9 @@ def prepare(
         task = bar.add_task("decoding", total=len(listing.files))
 
         def show(done: int, total: int) -> None:
-            bar.update(
-                task, completed=done, total=total, description=PHASES[done == total and total > 0]
-            )
+            # Once all are decoded they are compared with each other.
+            phase = "comparing" if done == total and total > 0 else "decoding"
+            bar.update(task, completed=done, total=total, description=phase)
 
         store = prepare_store(listing, out, options, append, show)
     print_store(store)
@@ -129,7 +171,7 @@ def augment(
     ] = None,
     epoch: Annotated[int, typer.Option(min=0, help="Which pass, from 0.")] = 0,
 ) -> None:
-    """Draw training images as every augmentation policy, and the recipe, changes them.
+    """Draw training images as each policy and the recipe change them.
 
     Example: ctray augment store --preview preview.png --set augment.strength=0.8
     """
@@ -171,7 +213,7 @@ def train(
         str | None, typer.Option(help="Folder or URI for checkpoints; default: OUT/checkpoints.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
+        bool, typer.Option("--resume", help="Resume the unfinished run in --out.")
     ] = False,
     verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
@@ -183,6 +225,8 @@ def train(
 
     if recipe and config:
         raise UserError("--recipe and --config exclude each other: a recipe is a --config of ours")
+    if recipe and Path(recipe).suffix in (".yaml", ".yml"):
+        raise UserError(f"{recipe} is a file: a recipe of your own goes with --config")
     chosen = {"epochs": epochs, "backbone": backbone, "seed": seed}
     overrides = parse_assignments(set_ or [])
     overrides |= {key: value for key, value in chosen.items() if value is not None}
@@ -191,7 +235,8 @@ def train(
     from ctray import storage
     from ctray.data.ingest.source import check_data, open_or_prepare
     from ctray.models.names import check_backbone
-    from ctray.session import import_meanwhile, ray_session
+    from ctray.process import import_meanwhile
+    from ctray.session import ray_session
     from ctray.training.plan import make_plan, parse_workers
     from ctray.training.run import finished_metrics, run_folder, start_of_process
 
@@ -229,6 +274,15 @@ def _scores(row: Mapping[str, Any]) -> str:
     )
 
 
+@app.command(cls=OtherProgram, add_help_option=False)
+def search(context: typer.Context) -> None:
+    """Search models and settings; keep the model one would deploy.
+
+    Example: ctray search --data store --out study
+    """
+    _become("tuning.search", context.args)
+
+
 @app.command(cls=Command)
 def evaluate(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
@@ -241,7 +295,9 @@ def evaluate(
         bool, typer.Option("--include-training", help="Score records it was trained on, too.")
     ] = False,
 ) -> None:
-    """Score a bundle on records it has not seen; write report.json and report.html.
+    """Score a bundle on records it has not seen, and report.
+
+    It writes report.json and report.html.
 
     Example: ctray evaluate run/bundle --data store --out report
     """
@@ -268,7 +324,7 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Table: .csv, .parquet or .jsonl.")],
 ) -> None:
-    """Predict image files; a file that cannot be read gets its own error.
+    """Predict image files; one that cannot be read gets an error.
 
     Example: ctray predict run/bundle new/*.png --out predictions.csv
     """
@@ -302,7 +358,7 @@ def explain(
     image: Annotated[Path, typer.Argument(help="Image file.")],
     out: Annotated[Path, typer.Option(help="PNG to write.")],
 ) -> None:
-    """Draw where the evidence for the predicted class lies (Grad-CAM), beside the image.
+    """Draw where the evidence for a prediction lies (Grad-CAM).
 
     Example: ctray explain run/bundle patient.png --out evidence.png
     """
@@ -335,14 +391,11 @@ def promote(
     registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
     name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
 ) -> None:
-    """Register a bundle as the next version and make it the production one.
+    """Register a bundle and make it the production version.
 
     Example: ctray promote study/best/bundle --name chest
     """
-    from ctray.artefact import registry as registry_module
-
-    done = registry_module.promote(bundle, registry or registry_module.default_registry(), name)
-    print(f"{done.name} version {done.version} is in production: {done.uri}")
+    promote_and_print(bundle, registry, name)
 
 
 @app.command(cls=Command)
@@ -369,58 +422,18 @@ def versions(
         )
 
 
-@app.command(cls=Command)
-def serve(
-    bundle: Annotated[
-        str | None, typer.Argument(help=BUNDLE_HELP + " Default: the promoted one.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
-    name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
-) -> None:
+@app.command(cls=OtherProgram, add_help_option=False)
+def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP until interrupted.
 
     Example: ctray serve run/bundle --port 8000
     """
-    arguments = [bundle] if bundle else []
-    arguments += ["--host", host, "--port", str(port), "--name", name]
-    arguments += ["--registry", registry] if registry else []
-    os.execv(sys.executable, [sys.executable, "-m", "serve", *arguments])
+    _become("serve", context.args)
 
 
-@app.command(cls=Command)
-def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to draw into.")],
-    images_per_class: Annotated[int, typer.Option(min=1, help="Images a class.")] = 150,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawings.")] = 0,
-) -> None:
-    """Draw a folder of synthetic chest images, to try ctray without data of your own.
-
-    Example: ctray phantom --out synthetic --images-per-class 100
-    """
-    from ctray.synthetic.phantom import PhantomSpec, write_folder
-
-    write_folder(PhantomSpec(images_per_class=images_per_class, seed=seed), out)
-    print(f"synthetic images, {images_per_class} a class: {out}")
-
-
-@app.command(cls=Command)
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
-        "demo-out"
-    ),
-    images_per_class: Annotated[int, typer.Option(min=20, help="Images a class.")] = 120,
-    trials: Annotated[int, typer.Option(min=1, help="Trials of the search.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a trial.")] = 4,
-) -> None:
-    """Run the whole way on embedded synthetic data: prepare to HTTP prediction.
-
-    Example: ctray demo
-    """
-    from ctray.demo import run_demo
-
-    run_demo(out, images_per_class, trials, epochs)
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Become another program, which stands on ctray and is not imported by it."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 def _version(value: bool) -> None:

@@ -18,10 +18,10 @@ AugmentPolicy = Literal["none", "light", "standard", "strong"]
 
 Sampling = Literal["natural", "balanced"]
 
-# What a run that is resumed may have otherwise: the records, their pixels and the learning
-# rate of every step stay.
+# What may differ when a run is resumed: the records, their pixels and the learning rate of every
+# step stay.
 _MAY_CHANGE = ("accumulate", "checkpoint_every", "evaluate_every", "compile", "refit_epochs")
-# A refit goes on from trained weights, so its rate is lower.
+# A refit starts from trained weights, so its rate is lower.
 _REFIT_LR = 0.4
 
 # The transforms of each augmentation policy.
@@ -30,8 +30,15 @@ POLICIES: dict[AugmentPolicy, tuple[str, ...]] = {
     "light": ("crop", "brightness_contrast"),
     "standard": ("crop", "affine", "flip", "brightness_contrast", "gamma"),
     "strong": (
-        *("crop", "affine", "flip", "brightness_contrast", "gamma"),
-        *("clahe", "blur", "noise", "dropout"),
+        "crop",
+        "affine",
+        "flip",
+        "brightness_contrast",
+        "gamma",
+        "clahe",
+        "blur",
+        "noise",
+        "dropout",
     ),
 }
 
@@ -277,7 +284,7 @@ class Recipe(Strict):
         return self.model_copy(update=changes)
 
     def as_resumed(self, now: "Recipe") -> "Recipe":
-        """This recipe with what a run may change when it is resumed as it is in `now`."""
+        """This recipe, with what may differ in a resumed run as it is in `now`."""
         return self.model_copy(update={key: getattr(now, key) for key in _MAY_CHANGE})
 
     def difference(self, other: "Recipe") -> str:
@@ -302,7 +309,7 @@ def recipe_file(name: str) -> Path:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(names)
-        raise UserError(f"unknown recipe {name!r}; {hint} (a file of your own goes with --config)")
+        raise UserError(f"unknown recipe {name!r}; {hint}", "recipe")
     return RECIPES / f"{name}.yaml"
 
 
@@ -322,7 +329,8 @@ def load_settings(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(kind, error)) from error
+        setting = [str(part) for part in error.errors()[0]["loc"][:1]]
+        raise UserError(_sentence(kind, error), *setting) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -352,7 +360,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise UserError(f"--set {pair!r} is not of the form key=value")
+            raise UserError(f"{pair!r} is not of the form key=value", "set")
         values[key.strip()] = _scalar(text)
     return values
 

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 import typer.core
 
+from ctray.config import Recipe
 from ctray.errors import ClusterDiedError, UserError
 
 if TYPE_CHECKING:
@@ -45,10 +46,18 @@ class Command(typer.core.TyperCommand):
             raise
 
     def _options(self, arguments: Iterable[str]) -> tuple[str, ...]:
-        options = [one for one in self.params if one.opts[-1].startswith("--")]
-        # A parameter is called `set_` where Python has a `set`.
-        mine = {(one.name or "").rstrip("_"): one.opts[-1] for one in options}
+        # Parameters that would hide a word of Python end in an underscore.
+        mine = {
+            (one.name or "").rstrip("_"): one.opts[-1]
+            for one in self.params
+            if one.opts[-1].startswith("--")
+        }
         names = [name for one in arguments for name in self.other_names.get(one, (one,))]
+        if "set" in mine:
+            # Settings of the recipe that have no option of their own. A mistake in a group of them
+            # names the one it is in.
+            settings = Recipe.model_fields.keys() - mine.keys() - {"augment"}
+            mine |= {name: f"{mine['set']} {name}=…" for name in settings}
         return tuple(mine[name] for name in names if name in mine)
 
 
@@ -70,28 +79,40 @@ def run_cli(
 
 
 def run_app(program: typer.Typer) -> None:
-    """Run a command line, and exit: a user's mistake is one sentence and exit code 2."""
+    """Run a command line, and exit.
+
+    0 is success, 2 a user's mistake (one sentence on stderr), 130 Ctrl-C; of a step of the demo
+    that failed it is that step's. Anything else is a traceback, and 1.
+    """
+    leave: Callable[[int], NoReturn] = sys.exit
+    sentence = None
     try:
+        # It exits by itself when all goes well, and with 2 at a mistake that typer finds.
         program()
-    except ClusterDiedError as error:
-        print(_sentence(error), file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        # At Python's own end Ray would make 1 of it.
-        os._exit(2)
+        code = 0
     except UserError as error:
-        print(_sentence(error), file=sys.stderr)
-        sys.exit(2)
+        code, sentence = 2, _sentence(error)
+        if isinstance(error, ClusterDiedError):
+            leave = _end_at_once
     except OSError as error:
         # A full disk, a folder one may not write, a file where a folder should be.
         if error.strerror is None or error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        code, sentence = 2, f"error: {error.filename}: {error.strerror}"
     except subprocess.CalledProcessError as error:
-        # A step of the demo: it has said itself what was wrong.
-        sys.exit(error.returncode)
+        # It has said itself what was wrong.
+        code = error.returncode
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if sentence is not None:
+        print(sentence, file=sys.stderr, flush=True)
+    leave(code)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End without the end of Python, at which Ray would make 1 of the code."""
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _sentence(error: UserError) -> str:
@@ -116,7 +137,6 @@ def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
 
 def print_store(store: "Store") -> None:
     """Print the counts per class and split, what ties records together and what was left out."""
-    from ctray.data.ingest.confound import find_confounds
     from ctray.data.store import counts
 
     usable = store.records("all")
@@ -145,14 +165,21 @@ def print_store(store: "Store") -> None:
             f"group {groups.index[0]!r} holds {groups.iloc[0]} of {len(usable)} records: "
             "is that one patient, or a placeholder?"
         )
-    strong = [f for f in find_confounds(usable, store.classes).factors if f.verdict == "strong"]
-    if strong:
-        print(f"confounded: {strong[0].sentences[0]}")
+    if store.confounds:
+        print(f"confounded: {store.confounds[0]}")
     if store.ignored:
         print(
             f"{len(store.ignored)} files are not images by name and were not read, "
             f"the first: {store.ignored[0]}"
         )
+
+
+def promote_and_print(bundle: str, registry: str | None, name: str) -> None:
+    """Put a bundle into the registry as the production one, and say so."""
+    from ctray.artefact.registry import default_registry, promote
+
+    done = promote(bundle, registry or default_registry(), name)
+    print(f"{done.name} version {done.version} is in production: {done.uri}")
 
 
 def error_console() -> "Console":

@@ -1,6 +1,7 @@
 """The whole way on embedded synthetic data, by the commands a user would type."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctray.session import free_port, sigterm_as_exit
+from ctray.process import free_port, sigterm_as_exit
 from ctray.storage import check_empty
 from ctray.synthetic.phantom import CLASSES
 
@@ -38,21 +39,19 @@ def run_demo(out: Path, images_per_class: int, trials: int, epochs: int) -> None
     data, store, study, registry = out / "data", out / "store", out / "study", out / "registry"
     report, evidence = out / "report", out / "evidence.png"
     print("The demo runs on synthetic images: its figures say nothing about patients.")
-    _run("ctray", "phantom", "--out", data, "--images-per-class", images_per_class)
-    _run("ctray", "prepare", data, "--out", store)
-    _run(
-        *("tuning.search", "--data", store, "--trials", trials, "--max-epochs", epochs),
-        *("--out", study),
-    )
+    _run("phantom", "--out", data, "--images-per-class", images_per_class)
+    _run("prepare", data, "--out", store)
+    budget = ("--trials", trials, "--max-epochs", epochs)
+    _run("search", "--data", store, *budget, "--out", study)
     bundle = study / "best" / "bundle"
-    _run("ctray", "evaluate", bundle, "--data", store, "--out", report)
-    _run("ctray", "promote", bundle, "--registry", registry)
+    _run("evaluate", bundle, "--data", store, "--out", report)
+    _run("promote", bundle, "--registry", registry)
     pictures = [sorted((data / name / "images").iterdir())[0] for name in CLASSES]
-    service = ("ctray", "serve", "--registry", registry, "--port", free_port())
-    with sigterm_as_exit(), _service(*service) as address:
+    place = ("--registry", registry, "--port", free_port())
+    with sigterm_as_exit(), _service(*place) as address:
         for picture in pictures:
             _predict(address, picture)
-    _run("ctray", "explain", bundle, pictures[0], "--out", evidence)
+    _run("explain", bundle, pictures[0], "--out", evidence)
     print(
         f"\nDone in {time.monotonic() - start:.0f} s; everything it started has stopped.\n"
         f"  report    {report / 'report.html'}\n"
@@ -60,7 +59,7 @@ def run_demo(out: Path, images_per_class: int, trials: int, epochs: int) -> None
         f"  evidence  {evidence}\n"
         "On your own data (one folder a class), step by step:\n"
         "  ctray prepare DATA --out store\n"
-        "  python -m tuning.search --data store --out study\n"
+        "  ctray search --data store --out study\n"
         "  ctray evaluate study/best/bundle --data store --out report\n"
         "  ctray promote study/best/bundle\n"
         "  ctray serve\n"
@@ -69,22 +68,21 @@ def run_demo(out: Path, images_per_class: int, trials: int, epochs: int) -> None
     )
 
 
-def _run(module: str, *arguments: object) -> None:
-    subprocess.run(_command(module, *arguments), check=True)
+def _run(verb: str, *arguments: object) -> None:
+    subprocess.run(_command(verb, *arguments), check=True)
 
 
-def _command(module: str, *arguments: object) -> list[str]:
-    words = [str(argument) for argument in arguments]
-    shown = "ctray" if module == "ctray" else f"python -m {module}"
-    print(f"\n$ {shown} {' '.join(words)}", flush=True)
-    return [sys.executable, "-m", module, *words]
+def _command(verb: str, *arguments: object) -> list[str]:
+    words = [verb, *(str(argument) for argument in arguments)]
+    print(f"\n$ ctray {shlex.join(words)}", flush=True)
+    return [sys.executable, "-m", "ctray", *words]
 
 
 @contextmanager
-def _service(module: str, *arguments: object) -> Iterator[str]:
+def _service(*arguments: object) -> Iterator[str]:
     """Run the service for a block; yields its address, which is the word that starts http."""
     process = subprocess.Popen(
-        _command(module, *arguments), stdout=subprocess.PIPE, text=True, start_new_session=True
+        _command("serve", *arguments), stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         assert process.stdout is not None

@@ -1,25 +1,20 @@
 """A Ray session for one command: join the cluster at RAY_ADDRESS, or start and stop one."""
 
 import contextlib
-import importlib
 import logging
 import os
-import random
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NoReturn
 
 import psutil
 import ray
-from ray._private import auto_init_hook
-from ray._private import worker as ray_worker
-from ray._private.state import state as ray_state
 
+from ctray import ray_internals
 from ctray.errors import ClusterDiedError, UserError
+from ctray.process import environment, sigterm_as_exit
 
 _GONE_WITHIN_S = 10.0
 # Tells the processes of a cluster that it has no dashboard to show what they count.
@@ -36,8 +31,6 @@ _OWN_CLUSTER = {
 # Without one of these a cluster is dead, though its other processes go on for a while.
 _VITAL = ("gcs_server", "raylet")
 _died = threading.Event()
-# Above those of Ray's workers, below those that Linux gives to outgoing connections by default.
-_PORTS = range(20_000, 32_768)
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Announces a change of a default that nothing here depends on.
@@ -69,8 +62,7 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     level = logging.INFO if verbose else logging.ERROR
-    # Said while a cluster starts, before Ray sets its own level.
-    logging.getLogger("ray._private.authentication").setLevel(level)
+    ray_internals.set_start_level(level)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     address = os.environ.get("RAY_ADDRESS")
     before = psutil.Process().children()
@@ -88,7 +80,7 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
             ray.init("local", include_dashboard=False, **quiet)
     # Of a cluster that was joined nothing is ours.
     roots = [] if address else [p for p in psutil.Process().children() if p not in before]
-    logs = None if address else cast(Any, ray_worker._global_node).get_session_dir_path()
+    logs = None if address else ray_internals.session_folder()
     ended_well = False
     try:
         # After Ray, which installs a handler of its own.
@@ -98,32 +90,12 @@ def ray_session(verbose: bool = False, again: str = "run the same command again"
     finally:
         started = [process for root in roots for process in (root, *_below(root))]
         # A thread that still asks something must not join or start another cluster.
-        auto_init_hook.enable_auto_connect = False
+        ray_internals.stay_disconnected()
         if not cluster_has_died():
             ray.shutdown()
         _wait_until_gone(started, 0.0 if cluster_has_died() else _GONE_WITHIN_S)
         if logs is not None and ended_well and not verbose:
             shutil.rmtree(logs, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for a block, where the user has not."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def import_meanwhile(module: str) -> Iterator[None]:
-    """Import a module in a thread while a block runs, such as one that waits for Ray to start."""
-    thread = threading.Thread(target=importlib.import_module, args=(module,), daemon=True)
-    thread.start()
-    yield
 
 
 @contextlib.contextmanager
@@ -192,57 +164,3 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nothing listens on.
-
-    The one that the kernel would name could be an outgoing connection's a moment later.
-    """
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-    raise UserError(f"every TCP port from {_PORTS.start} to {_PORTS.stop - 1} is taken: free one")
-
-
-class Node(NamedTuple):
-    """What a live machine of the cluster has."""
-
-    cpus: float
-    gpus: int = 0
-
-
-def cluster_capacity() -> tuple[dict[str, float], list[Node]]:
-    """What the cluster has, or may grow to: total resources, and the live machines."""
-    total = {name: float(value) for name, value in ray.cluster_resources().items()}
-    largest = ray_state.get_max_resources_from_cluster_config() or {}
-    for name, value in largest.items():
-        total[name] = max(total.get(name, 0.0), float(value))
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return total, [Node(one.get("CPU", 0.0), int(one.get("GPU", 0))) for one in alive]
-
-
-@contextlib.contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM end the block by an exception, so that what it started is stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    received: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        received.append(number)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except SystemExit as error:
-        # Where Ray waits, it makes 1 of the number.
-        if received:
-            raise SystemExit(128 + received[0]) from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)

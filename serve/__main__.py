@@ -73,7 +73,7 @@ def serve_until_stopped(uri: str, host: str, port: int, engine: EngineName) -> N
 
 def _resources() -> dict[str, float]:
     """Replicas for this cluster, so that all of them and their replacements fit side by side."""
-    from ctray.session import cluster_capacity
+    from ctray.capacity import cluster_capacity
 
     total, _ = cluster_capacity()
     cpus, gpus = total.get("CPU", 1.0), int(total.get("GPU", 0.0))
@@ -155,7 +155,7 @@ def _undisturbed_exit() -> Iterator[None]:
 @contextlib.contextmanager
 def _ingress_environment() -> Iterator[None]:
     """Settings of the HAProxy ingress; what the user has set in the environment stays."""
-    from ctray.session import free_port
+    from ctray.process import free_port
 
     # Short, because the path of a socket may have 97 characters; in a folder of our own, because
     # the sockets in it are open to everyone, and so that two services can run side by side.

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ctray.cli import promote as promote_bundle
 from ctray.config import Recipe, recipe_file
-from ctray.console import VERBOSE, error_console, print_store, run_cli
+from ctray.console import VERBOSE, error_console, print_store, promote_and_print, run_cli
 from ctray.data.ingest.source import check_data, open_or_prepare
 from ctray.errors import UserError
-from ctray.session import import_meanwhile, ray_session
+from ctray.process import import_meanwhile
+from ctray.session import ray_session
 from ctray.storage import locked, new_folder, write_bytes
 from ctray.synthetic.phantom import PhantomSpec, write_folder
 from ctray.training.plan import make_plan
@@ -194,7 +194,7 @@ def main(
         command = "python -m tuning.search " + shlex.join(map(shown, sys.argv[1:]))
         bundle = finish(study, done, choose, refit, command)
     if promote:
-        promote_bundle(str(bundle), registry, name)
+        promote_and_print(str(bundle), registry, name)
 
 
 def parse_duration(text: str) -> float:

@@ -20,7 +20,8 @@ from ray.tune.search import Searcher
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.session import cluster_has_died, environment
+from ctray.process import environment
+from ctray.session import cluster_has_died
 from ctray.training.history import ROW_KEYS
 from ctray.training.job import make_job
 from ctray.training.plan import Plan

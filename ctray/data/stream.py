@@ -26,14 +26,14 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources, TaskPoolStrategy
-from ray.data._internal import stats as ray_data_stats
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from ctray import ray_internals
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
 from ctray.data.image.preprocess import apply_tone, stored_to_input
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
+from ctray.ray_internals import ExecutionCallback
 from ctray.session import NO_DASHBOARD
 
 Block = TypeVar("Block")
@@ -147,6 +147,9 @@ class Stream:
                     yield Batch(*(array[first : first + batch_size] for array in arrays))
 
     def _dataset(self, work: "_Work", pieces: list[tuple[int, int, int]]) -> ray.data.Dataset:
+        if os.environ.get(NO_DASHBOARD):
+            # The actor would start beside the first batch (docs/decisions/session.md).
+            ray_internals.keep_no_data_statistics()
         # `from_arrow` would first run a task of one whole CPU, which beside the training workers
         # may never come free.
         source = ray.data.from_blocks(
@@ -221,21 +224,6 @@ class _Pause(ExecutionCallback):
     def on_execution_step(self, executor: object) -> None:
         if self.hungry.wait(_LONG_S):
             time.sleep(_SHORT_S)
-
-
-class _Nobody:
-    """Hears what Ray Data counts, in place of the actor that keeps it for a dashboard."""
-
-    def __getattr__(self, name: str) -> "_Nobody":
-        return self
-
-    def remote(self, *_: object) -> None:
-        """Forget it."""
-
-
-if os.environ.get(NO_DASHBOARD):
-    # The actor would start beside the first batch (docs/decisions/session.md).
-    ray_data_stats.get_or_create_stats_actor = _Nobody  # type: ignore[assignment]
 
 
 def _fetched(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -32,7 +32,7 @@ def build_model(
     check_backbone(backbone)
     if backbone == SMALL_CNN:
         if drop_path:
-            raise UserError("small_cnn has no drop_path: use drop_path=0", "set")
+            raise UserError("small_cnn has no drop_path: set it to 0", "drop_path")
         return SmallCNN(num_classes, dropout)
     extra: dict[str, Any] = {} if takes_any_size(backbone) else {"img_size": image_size}
     extra |= {"drop_path_rate": drop_path} if drop_path else {}
@@ -42,7 +42,7 @@ def build_model(
         )
     except (AssertionError, TypeError) as error:
         if "drop_path_rate" in str(error):
-            raise UserError(f"{backbone} has no drop_path: use drop_path=0", "set") from error
+            raise UserError(f"{backbone} has no drop_path: set it to 0", "drop_path") from error
         raise UserError(
             f"{backbone} cannot be built for {image_size} px images: {error}"
         ) from error

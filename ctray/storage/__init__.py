@@ -1,6 +1,7 @@
 """Files on any URI, and the folders that commands write into."""
 
-from ctray.storage.files import (
+from ctray.storage.output import check_empty, locked, new_folder
+from ctray.storage.uri import (
     absolute,
     any_exists,
     cause,
@@ -20,7 +21,6 @@ from ctray.storage.files import (
     walk,
     write_bytes,
 )
-from ctray.storage.folders import check_empty, locked, new_folder
 
 __all__ = [
     "absolute",

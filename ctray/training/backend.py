@@ -12,8 +12,10 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
-from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+
+from ctray import ray_internals
+from ctray.ray_internals import get_address_and_port
 
 # As long as Ray's own waits for the process group to end.
 _SHUTDOWN_S = 30.0
@@ -39,7 +41,8 @@ class LazyTorchBackend(Backend):
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """End it, and free what GPUs hold."""
-        leaving = worker_group.execute_async(_leave, len(worker_group) > 1)
+        leave = ray_internals.leave_process_group
+        leaving = worker_group.execute_async(leave, len(worker_group) > 1)
         with contextlib.suppress(GetTimeoutError):
             ray.get(leaving, timeout=_SHUTDOWN_S)
 
@@ -68,14 +71,5 @@ def _import_stream() -> None:
 
 
 def _join(backend: str, rank: int, world: int, address: str, port: int) -> None:
-    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
-
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
-    _set_torch_distributed_env_vars()
-    _setup_torch_process_group(backend, rank, world, "env://")
-
-
-def _leave(is_shared: bool) -> None:
-    from ray.train.torch.config import _shutdown_torch
-
-    _shutdown_torch(destroy_process_group=is_shared)
+    ray_internals.join_process_group(backend, rank, world)

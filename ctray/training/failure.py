@@ -3,12 +3,9 @@
 from typing import Any
 
 import ray.train
-from ray.train.v2._internal.execution.failure_handling import (
-    DefaultFailurePolicy,
-    FailureDecision,
-)
 
 from ctray.errors import UserError
+from ctray.ray_internals import DefaultFailurePolicy, FailureDecision
 
 
 class EndAtMistake(DefaultFailurePolicy):

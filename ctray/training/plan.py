@@ -5,8 +5,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from ctray.capacity import Node, cluster_capacity
 from ctray.errors import UserError
-from ctray.session import Node, cluster_capacity
 from ctray.words import counted
 
 # What a search trial's driver holds, and what is left to the data tasks of each run.

@@ -8,20 +8,18 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import ray.train
-from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import (
+
+from ctray.errors import UserError
+from ctray.ray_internals import (
+    DataParallelTrainer,
+    DatasetsCallback,
     PlacementGroupCleanerCallback,
-)
-from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
+    get_or_create_autoscaling_coordinator,
 )
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-from ctray.errors import UserError
 from ctray.training.backend import LazyTorchConfig
 from ctray.training.failure import EndAtMistake, mistake_in
 from ctray.training.plan import Plan

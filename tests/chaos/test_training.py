@@ -19,7 +19,7 @@ import pytest
 from chaos_kit import Command, kill, running
 
 from ctray.artefact.bundle import Bundle
-from ctray.session import free_port
+from ctray.process import free_port
 from ctray.synthetic.phantom import PhantomSpec, write_folder
 from ctray.training import checkpoints
 

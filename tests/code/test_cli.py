@@ -8,30 +8,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ctray.cli import app
 from ctray.config import Recipe
 
 SEARCH = "tuning.search"
+# In the order of use: to try it, then from folders to a service.
 COMMANDS = (
-    *(
-        "prepare",
-        "augment",
-        "train",
-        "evaluate",
-        "predict",
-        "explain",
-        "promote",
-        "versions",
-        "serve",
-    ),
-    *("phantom", "demo"),
+    "demo",
+    "phantom",
+    "prepare",
+    "augment",
+    "train",
+    "search",
+    "evaluate",
+    "predict",
+    "explain",
+    "promote",
+    "versions",
+    "serve",
 )
+# Another program's: what follows the verb is handed to it, and the help is its own.
+HANDED_OVER = {"search": "python -m tuning.search", "serve": "python -m serve"}
 
 
-def ctray(*arguments: object) -> subprocess.CompletedProcess[str]:
+def ctray(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     module = () if arguments[0] == SEARCH else ("ctray",)
     command = [sys.executable, "-m", *module, *map(str, arguments)]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | variables
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -61,7 +66,93 @@ def test_every_verb_shows_an_example() -> None:
     ends = all_at_once((verb, "--help") for verb in COMMANDS)
     for verb, done in zip(COMMANDS, ends, strict=True):
         assert done.returncode == 0
-        assert f"Example: ctray {verb}" in done.stdout
+        examples = (f"Example: ctray {verb}", f"Example: {HANDED_OVER.get(verb)} ")
+        assert any(example in done.stdout for example in examples), verb
+
+
+@pytest.mark.fast
+def test_the_verbs_are_listed_in_the_order_of_use_each_with_a_whole_sentence() -> None:
+    lines = ctray("--help").stdout.partition("Commands:")[2].splitlines()
+    listed = [line.split() for line in lines if line.strip()]
+    assert tuple(words[0] for words in listed) == COMMANDS
+    assert all(words[-1].endswith(".") and "..." not in words[-1] for words in listed)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("verb", "module"), [("search", "tuning.search"), ("serve", "serve")])
+def test_what_follows_another_programs_verb_is_handed_to_it_as_it_was_typed(
+    verb: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("os.execv", lambda *given: become.append(given))
+    words = ["one/bundle", "-v", "--trials=3", "--out", "a b", "--help", "--", "--odd", "last"]
+    CliRunner().invoke(app, [verb, *words])
+    assert become == [(sys.executable, [sys.executable, "-m", module, *words])]
+
+
+@pytest.mark.fast
+def test_the_exit_code_of_another_program_is_the_verbs() -> None:
+    for done in all_at_once([("search", "--trials", "none"), ("serve", "--port", "0")]):
+        assert done.returncode == 2
+        assert "Invalid value" in done.stderr
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("train", "--help"), ("search", "--help")], ids=" ".join
+)
+def test_help_does_without_torch_and_ray(arguments: tuple[str, ...]) -> None:
+    """They take seconds. Python says of each process what it imports, and of what it becomes."""
+    done = ctray(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ctray.console" in imported
+    assert not imported & {"torch", "ray"}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ctray ", set(COMMANDS)),
+        ("ctray pr", {"prepare", "predict", "promote"}),
+        ("ctray train --re", {"--recipe", "--resume"}),
+    ],
+)
+def test_the_shell_completes(typed: str, offered: set[str]) -> None:
+    """As bash asks after `ctray --install-completion`, and without the heavy imports."""
+    asked = {
+        "_CTRAY_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    program = "import sys; sys.argv = ['ctray']; from ctray.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | asked,
+        timeout=60,
+    )
+    assert set(done.stdout.split()) == offered
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "ray"}
+
+
+@pytest.mark.fast
+def test_an_error_names_the_options_of_its_own_command() -> None:
+    mistakes = [
+        (("train", "--set", "lr"), "'lr' is not of the form key=value (--set)"),
+        (("train", "--recipe", "fats"), "did you mean 'fast'? (--recipe)"),
+        (("train", "--recipe", "mine.yaml"), "a recipe of your own goes with --config"),
+        (("train", "--set", "lr=fast"), "a valid number, unable to parse string as a number"),
+        (("train", "--set", "lr=fast"), "(--set lr=…)"),
+        (("train", "--epochs", "0"), "greater than or equal to 1 (--epochs)"),
+    ]
+    place = ("--data", "/nowhere", "--out", "/nowhere/out")
+    ends = all_at_once((*arguments, *place) for arguments, _ in mistakes)
+    for done, (_, sentence) in zip(ends, mistakes, strict=True):
+        assert_one_sentence(done, sentence)
 
 
 @pytest.mark.fast

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ctray.capacity import Node
 from ctray.errors import UserError
-from ctray.session import Node
 from ctray.training.plan import make_plan, parse_workers, plan_for
 
 pytestmark = pytest.mark.fast

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ctray.session import free_port
+from ctray.process import free_port
 
 
 @pytest.mark.fast

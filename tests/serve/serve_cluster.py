@@ -15,7 +15,7 @@ if __name__ == "__main__":
         import ray
         from ray import serve as ray_serve
 
-        from ctray.session import free_port
+        from ctray.process import free_port
 
         ray.init("local", include_dashboard=True, dashboard_port=free_port(), log_to_driver=False)
         node = ray._private.worker._global_node

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from ctray.artefact.registry import promote
 from ctray.errors import UserError
-from ctray.session import free_port
+from ctray.process import free_port
 from serve.__main__ import main
 
 

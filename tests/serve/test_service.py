@@ -24,7 +24,7 @@ import serve
 from ctray.artefact.bundle import Bundle
 from ctray.data.image.decode import ImageError, decode_image
 from ctray.engine.predictor import Predictor
-from ctray.session import free_port
+from ctray.process import free_port
 from serve.body import MAX_BODY_BYTES, MAX_FILES
 from serve.schema import ModelReply, PredictReply
 

@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 import ray
 import yaml
-from ray._private.state import actors
 from ray.util import placement_group_table
 
 from ctray.artefact.bundle import Bundle
@@ -28,6 +27,7 @@ from ctray.data.stream import steps_per_epoch
 from ctray.engine.latency import latency_ms
 from ctray.engine.loading import load_engine
 from ctray.errors import UserError
+from ctray.ray_internals import actors
 from ctray.training.plan import make_plan
 from tuning.choice import choose_trial
 from tuning.finish import finish
