@@ -25,10 +25,11 @@ from ctray.artefact.bundle import Bundle
 from ctray.data.image.decode import ImageError, decode_image
 from ctray.engine.predictor import Predictor
 from ctray.session import free_port
-from serve.body import MAX_BODY_BYTES, MAX_FILES
 from serve.schema import ModelReply, PredictReply
+from serve.settings import AppSettings
 
 BODY_TIMEOUT_S = 3.0
+MAX_BODY_BYTES, MAX_FILES = AppSettings().max_body_bytes, AppSettings().max_files
 PNG = {"content-type": "image/png"}
 
 
