@@ -17,7 +17,7 @@ logger = logging.getLogger("ray.serve")
 
 Responses = dict[int | str, dict[str, Any]]
 
-# Ray Serve's answer; see `app` for the numbers that it stands on.
+# Ray Serve answers this itself once a replica has MAX_ONGOING and MAX_QUEUED requests.
 BUSY: Responses = {
     429: {
         "description": "busy: repeat after the seconds in Retry-After",
