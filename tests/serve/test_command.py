@@ -43,11 +43,9 @@ def refusal(result: Result) -> str:
     [
         (("--help",), 0, f"default: {DEFAULT_NAME}"),
         (("--prot", "80"), 2, "No such option: --prot"),
-        (("--port", "99999"), 2, "Invalid value for '--port'"),
-        (("--engine", "onnx"), 2, "Invalid value for '--engine'"),
         (("/no/such/bundle",), 2, "error: /no/such/bundle is not a bundle: it has no SHA256SUMS"),
     ],
-    ids=["help", "unknown-option", "port", "engine", "no-bundle"],
+    ids=["help", "unknown-option", "no-bundle"],
 )
 def test_it_answers_before_anything_heavy_is_imported(
     arguments: tuple[str, ...], code: int, sentence: str
