@@ -1,7 +1,7 @@
 """The Ray Serve application: the only file that meets `ray.serve`.
 
-`app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `deployed` is what
-`python -m serve` runs in.
+`app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `deployed` is the block
+that `python -m serve` runs in.
 """
 
 import asyncio
@@ -23,19 +23,23 @@ from ctray import storage
 from ctray.artefact.registry import default_registry, production
 from ctray.config import load_settings
 from ctray.decision.prediction import Prediction
-from ctray.engine.base import EngineName
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from ctray.session import cluster_has_died
 from serve.api import build_api
-from serve.schema import Refusal, ServedBundle, ServiceArgs
+from serve.schema import Refusal
+from serve.settings import (
+    BATCH_WAIT_S,
+    MAX_BATCH,
+    MAX_ONGOING,
+    MAX_QUEUED,
+    THREADS,
+    AppSettings,
+    ServedBundle,
+    ServiceSettings,
+)
 
 NAME = "ctray"
-# Two streams at batch 1 is what came out fastest on a CPU (docs/serving.md).
-_THREADS = 2
-_MAX_ONGOING = 32
-_MAX_QUEUED = 32
-_MAX_BATCH = 32
 
 logger = logging.getLogger("ray.serve")
 
@@ -43,15 +47,14 @@ logger = logging.getLogger("ray.serve")
 class Classifier:
     """One replica: the model in memory and the threads that run it."""
 
-    def __init__(self, engine: EngineName, body_timeout_s: float) -> None:
+    def __init__(self, settings: AppSettings) -> None:
         # The replica's own threads work side by side; OpenCV's would compete with them.
         cv2.setNumThreads(1)
+        self.settings = settings
         self.predictor: Predictor | None = None
         self.refused: Refusal | None = None
-        self.body_timeout_s = body_timeout_s
-        self._engine = engine
         self._configured: dict[str, Any] | None = None
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="predict")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self)
@@ -68,7 +71,7 @@ class Classifier:
         try:
             uri = load_settings(ServedBundle, None, user_config).bundle
             self.predictor = await asyncio.to_thread(
-                Predictor.load, uri, self._engine, threads=_THREADS, streams=_THREADS
+                Predictor.load, uri, self.settings.engine, threads=THREADS, streams=THREADS
             )
         except Exception as error:
             if self.predictor is None:
@@ -88,7 +91,7 @@ class Classifier:
         image = await loop.run_in_executor(self._pool, predictor.read, data)
         return await self._predict_batch((predictor, image))
 
-    @ray_serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.003)
+    @ray_serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def _predict_batch(self, items: list[tuple[Predictor, np.ndarray]]) -> list[Prediction]:
         return await asyncio.to_thread(_predict_items, items)
 
@@ -112,16 +115,15 @@ def _reason(error: Exception) -> str:
 
 
 def app(args: dict[str, Any]) -> ray_serve.Application:
-    """Build the application from `key=value` arguments (ServiceArgs).
+    """Build the application from `key=value` arguments (AppSettings).
 
     Raises:
         UserError: an unknown argument, an impossible value, or no bundle to serve.
     """
-    settings = load_settings(ServiceArgs, None, args)
-    if settings.max_replicas < settings.min_replicas:
-        raise UserError(
-            f"max_replicas={settings.max_replicas} is below min_replicas={settings.min_replicas}"
-        )
+    return _application(load_settings(AppSettings, None, args))
+
+
+def _application(settings: AppSettings) -> ray_serve.Application:
     deployment = ray_serve.deployment(
         name="Classifier",
         user_config=_user_config(settings),
@@ -140,18 +142,18 @@ def app(args: dict[str, Any]) -> ray_serve.Application:
             upscale_delay_s=1.0,
             downscale_delay_s=30.0,
         ),
-        max_ongoing_requests=_MAX_ONGOING,
-        max_queued_requests=_MAX_QUEUED,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         max_surge_percent=100,
         max_constructor_retry_count=3,
         graceful_shutdown_timeout_s=5,
         logging_config=ray_schema.LoggingConfig(enable_access_log=False),
     )(ray_serve.ingress()(Classifier))
-    return deployment.bind(settings.engine, settings.body_timeout_s)
+    return deployment.bind(settings)
 
 
-def _user_config(settings: ServiceArgs) -> dict[str, str]:
+def _user_config(settings: AppSettings) -> dict[str, str]:
     if settings.bundle is None and "bundle" in settings.model_fields_set:
         return {}
     bundle = settings.bundle or os.environ.get("CTRAY_BUNDLE")
@@ -159,7 +161,7 @@ def _user_config(settings: ServiceArgs) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def deployed(args: dict[str, Any], host: str, port: int) -> Iterator[None]:
+def deployed(settings: ServiceSettings) -> Iterator[None]:
     """Run a block with the application deployed; its replicas come up after the block begins.
 
     Raises:
@@ -171,9 +173,12 @@ def deployed(args: dict[str, Any], host: str, port: int) -> Iterator[None]:
         )
     logging_config = ray_schema.LoggingConfig(log_level="WARNING", enable_access_log=False)
     try:
-        ray_serve.start(http_options={"host": host, "port": port}, logging_config=logging_config)
+        ray_serve.start(
+            http_options={"host": settings.host, "port": settings.port},
+            logging_config=logging_config,
+        )
         ray_serve.run_many(
-            [ray_serve.RunTarget(app(args), name=NAME, route_prefix="/")],
+            [ray_serve.RunTarget(_application(settings), name=NAME, route_prefix="/")],
             wait_for_applications_running=False,
         )
         yield

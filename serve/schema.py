@@ -1,35 +1,9 @@
-"""What goes in and what comes out: settings of the deployment, replies over HTTP."""
+"""The replies over HTTP."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ctray.config import PreprocessSpec, Strict
+from ctray.config import PreprocessSpec
 from ctray.decision.prediction import Decision
-from ctray.engine.base import EngineName
-
-
-class ServiceArgs(Strict):
-    """Arguments of `serve.app:app`. The defaults fit a machine with 2 cores."""
-
-    bundle: str | None = Field(
-        default=None,
-        description="path or URI; unset: $CTRAY_BUNDLE, then the bundle in production; "
-        "null: the deployment's user_config names it",
-    )
-    engine: EngineName = Field("auto", description="auto, openvino or torch")
-    min_replicas: int = Field(1, ge=1, description="replicas that are always there")
-    max_replicas: int = Field(2, ge=1, description="replicas under load")
-    target_ongoing_requests: float = Field(
-        4.0, gt=0.0, lt=32.0, description="requests a replica works on before another one starts"
-    )
-    cpus_per_replica: float = Field(0.5, gt=0.0, description="CPUs Ray sets aside for a replica")
-    gpus_per_replica: float = Field(0.0, ge=0.0, description="above 0 the replica sees CUDA")
-    body_timeout_s: float = Field(30.0, gt=0.0, description="a request body must be in by then")
-
-
-class ServedBundle(Strict):
-    """The deployment's user_config: changing it swaps the model in place."""
-
-    bundle: str = Field(description="path or URI that every replica can read")
 
 
 class ModelName(BaseModel):
@@ -95,7 +69,10 @@ class StatusReply(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every reply with a status of 400 or more."""
+    """A refusal or a failure of the application.
+
+    What Ray Serve and HAProxy refuse before it reaches the application is text.
+    """
 
     detail: str = Field(description="one sentence")
     request_id: str

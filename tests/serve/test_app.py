@@ -28,7 +28,7 @@ from ctray.decision.prediction import Prediction
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from serve.app import Classifier, app
-from serve.schema import ServedBundle, ServiceArgs
+from serve.settings import AppSettings, EngineName, ServedBundle
 
 pytestmark = pytest.mark.fast
 
@@ -38,6 +38,11 @@ def deployed(args: dict[str, Any]) -> ray_serve.Deployment:
     return app(args)._bound_deployment
 
 
+def classifier(engine: EngineName) -> Classifier:
+    """A replica's model host, in this process."""
+    return Classifier(AppSettings(engine=engine))
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -45,6 +50,8 @@ def deployed(args: dict[str, Any]) -> ray_serve.Deployment:
         ({"bundle": "/x", "engine": "onnx"}, "engine='onnx'"),
         ({"bundle": "/x", "max_replicas": "none"}, "max_replicas='none'"),
         ({"bundle": "/x", "min_replicas": "3"}, "max_replicas=2 is below min_replicas=3"),
+        # Where Serve listens is in serve.yaml's http_options, and not the application's to say.
+        ({"bundle": "/x", "port": "80"}, "unknown setting 'port'"),
     ],
 )
 def test_arguments_are_strict(args: dict[str, Any], sentence: str) -> None:
@@ -81,7 +88,7 @@ def test_serve_yaml_has_only_keys_that_serve_knows() -> None:
     assert unknown_keys(ServeDeploySchema, {**config, "proxy": 1}) == ["proxy"]
     for application in config["applications"]:
         assert unknown_keys(ServeApplicationSchema, application) == []
-        ServiceArgs.model_validate(application["args"])
+        AppSettings.model_validate(application["args"])
         for deployment in application["deployments"]:
             assert unknown_keys(DeploymentSchema, deployment) == []
             assert deployment["name"] == deployed({"bundle": "/b"}).name
@@ -117,7 +124,7 @@ def replica(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requests_on_torch_share_batches(bundle: Path, other_bundle: Path) -> None:
     # One test, because Ray keeps one batch queue and its event loop for the whole process.
     async def scenario() -> None:
-        host = Classifier("torch", body_timeout_s=30.0)
+        host = classifier("torch")
         first, second = (Predictor.load(str(b), "torch") for b in (bundle, other_bundle))
         batches = spy_on_batches(first)
         pictures = [*(png(seed) for seed in range(9)), b"not an image"]
@@ -151,7 +158,7 @@ def assert_as_alone(
 
 def test_a_first_bundle_that_cannot_be_loaded_is_an_error(bundle: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
-        host = Classifier("openvino", body_timeout_s=30.0)
+        host = classifier("openvino")
         with pytest.raises(UserError, match="is not a bundle"):
             await host.reconfigure({"bundle": str(tmp_path)})
         with pytest.raises(UserError, match="bundle"):
@@ -165,7 +172,7 @@ def test_a_first_bundle_that_cannot_be_loaded_is_an_error(bundle: Path, tmp_path
 
 def test_being_renumbered_does_not_load_the_bundle_again(bundle: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
-        host = Classifier("openvino", body_timeout_s=30.0)
+        host = classifier("openvino")
         copy = shutil.copytree(bundle, tmp_path / "copy")
         await host.reconfigure({"bundle": str(copy)})
         loaded = host.predictor

@@ -15,7 +15,7 @@ import typer
 from serve_kit import png, wait_for
 from typer.testing import CliRunner, Result
 
-from ctray.artefact.registry import promote
+from ctray.artefact.registry import DEFAULT_NAME, promote
 from ctray.errors import UserError
 from ctray.process import free_port
 from serve.__main__ import main
@@ -35,6 +35,38 @@ def refusal(result: Result) -> str:
     assert result.stdout == ""
     [line] = str(result.exception).splitlines()
     return line
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("--help",), 0, f"default: {DEFAULT_NAME}"),
+        (("--prot", "80"), 2, "No such option: --prot"),
+        (("/no/such/bundle",), 2, "error: /no/such/bundle is not a bundle: it has no SHA256SUMS"),
+    ],
+    ids=["help", "unknown-option", "no-bundle"],
+)
+def test_it_answers_before_anything_heavy_is_imported(
+    arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    imports, said = [], [done.stdout]
+    for line in done.stderr.splitlines():
+        if line.startswith("import time:"):
+            imports.append(line.rpartition("|")[2].strip())
+        else:
+            said.append(line)
+    assert done.returncode == code
+    # A sentence may be wrapped and framed.
+    assert sentence in re.sub(r"[\s│]+", " ", " ".join(said))
+    assert "serve.settings" in imports
+    assert {"torch", "ray", "openvino", "cv2", "timm", "fastapi"} & set(imports) == set()
 
 
 @pytest.mark.fast

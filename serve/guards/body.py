@@ -1,0 +1,111 @@
+"""Limits of a request body: its size, its time and its files, before anything is decoded."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from serve.settings import AppSettings
+
+_MAX_FIELDS = 16
+
+
+class DeclaredSize:
+    """The guard that refuses a body by its Content-Length, before a byte of it is read."""
+
+    def __init__(self, settings: AppSettings) -> None:
+        self._settings = settings
+
+    async def __call__(self, request: Request) -> None:
+        """Raise HTTPException 413 if the declared size is over the limit."""
+        # The server below has already refused a Content-Length that is not a number.
+        if int(request.headers.get("content-length", 0)) > self._settings.max_body_bytes:
+            raise _too_large(self._settings)
+
+
+async def read_body(request: Request, settings: AppSettings) -> bytes:
+    """The body of a request, counted while it comes in.
+
+    Raises:
+        HTTPException: 400 the client left, 408 the body is slow, 413 it is too large.
+    """
+    within_s = settings.body_timeout_s
+    try:
+        return await asyncio.wait_for(_read_counted(request, settings), within_s)
+    except TimeoutError as error:
+        raise HTTPException(408, f"the request body took longer than {within_s:g} s") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client left before the body was complete") from error
+
+
+async def _read_counted(request: Request, settings: AppSettings) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > settings.max_body_bytes:
+            raise _too_large(settings)
+    return bytes(body)
+
+
+def _too_large(settings: AppSettings) -> HTTPException:
+    limit = f"{settings.max_body_bytes / 2**20:g} MiB"
+    detail = f"the request body is larger than the limit of {limit}"
+    return HTTPException(413, detail, headers={"connection": "close"})
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """One encoded image of a request; the name is None for a raw body."""
+
+    name: str | None
+    data: bytes
+
+
+async def form_files(
+    request: Request, body: bytes, field: str, settings: AppSettings
+) -> list[SentFile]:
+    """The files in one field of a form, at least one.
+
+    Args:
+        request: whose headers say how the form is divided.
+        body: the whole form.
+        field: name of the field; what is in others is ignored.
+        settings: with the limit on the number of files.
+
+    Raises:
+        HTTPException: 400 a broken form or no such file, 413 too many files.
+    """
+
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _FormParser(
+        request.headers, once(), max_files=settings.max_files, max_fields=_MAX_FIELDS
+    )
+    # The parts stay in memory, where the body already is.
+    parser.spool_max_size = len(body)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "Too many" in error.message else 400
+        raise HTTPException(status, f"the form was refused: {error.message}") from error
+    try:
+        parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
+        if not parser.complete:
+            raise HTTPException(400, "the form is cut short: its closing boundary is missing")
+        if not parts:
+            raise HTTPException(400, f"the form has no file in a field named {field!r}")
+        return [SentFile(part.filename, await part.read()) for part in parts]
+    finally:
+        await form.close()
+
+
+class _FormParser(MultiPartParser):
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
