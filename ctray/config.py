@@ -322,7 +322,8 @@ def load_settings(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(kind, error)) from error
+        setting = [str(part) for part in error.errors()[0]["loc"][:1]]
+        raise UserError(_sentence(kind, error), *setting) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

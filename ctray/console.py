@@ -153,6 +153,14 @@ def print_store(store: "Store") -> None:
         )
 
 
+def promote_and_print(bundle: str, registry: str | None, name: str) -> None:
+    """Put a bundle into the registry as the production one, and say so."""
+    from ctray.artefact.registry import default_registry, promote
+
+    done = promote(bundle, registry or default_registry(), name)
+    print(f"{done.name} version {done.version} is in production: {done.uri}")
+
+
 def error_console() -> "Console":
     """A rich console on stderr: progress shows on a terminal and stays out of a pipe."""
     from rich.console import Console

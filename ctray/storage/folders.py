@@ -42,19 +42,19 @@ def new_folder(out: Path, is_kept: Callable[[], bool] = lambda: False) -> Iterat
 
 
 @contextlib.contextmanager
-def locked(file: Path, taken: str) -> Iterator[None]:
+def locked(file: Path, taken: str, *arguments: str) -> Iterator[None]:
     """Hold a lock file for a block; a process that dies gives it back.
 
     A file system without locks, as some that machines share, keeps nobody out.
 
     Raises:
-        UserError: another process holds it; `taken` is the sentence.
+        UserError: another process holds it; `taken` is the sentence, about these `arguments`.
     """
     with file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(taken) from None
+            raise UserError(taken, *arguments) from None
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
