@@ -44,12 +44,12 @@ class Board:
             self._live.stop()
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
-        """A trial begins, or is to go on."""
+        """A trial begins, or is to be resumed."""
         self._rows[number] = {"state": "running", _COLUMNS[-1]: written(params)}
         self._show(f"trial {number}: begins  {written(params)}")
 
     def resume(self, number: int, step: int) -> None:
-        """A trial goes on."""
+        """A trial is resumed."""
         self._rows[number]["state"] = f"running, from step {step}"
         self._show(f"trial {number}: goes on from step {step}")
 

@@ -1,9 +1,10 @@
-"""Between the trials of Tune and the lanes that train them: who gets which job, what came of it.
+"""The desk: a queue of jobs from the search to its lanes, and of what they report, back to it.
 
-A trial of Tune is a light actor that hands its job in at the desk and waits for the evaluations. A
-lane is a Ray Train run whose workers stay: they take one job after the other, so that only the
-first pays for the start of processes and the import of torch. Whoever dies comes back and asks
-again; the desk knows what each was doing.
+The search's coordinator hands a trial's job in. A lane is a Ray Train run whose workers stay: they
+take one job after the other, so that only the first pays for the start of processes and the import
+of torch. Tune's proxy of the trial waits here for what the lane reports. Whoever dies comes back
+and asks again; the desk knows what each was doing. It is an actor with one event loop: that, and
+the condition `_change`, is what keeps its state whole.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ class TrialJob(TypedDict):
 
     Attributes:
         number: of the trial.
-        training: what every worker is told; what is in its checkpoints is gone on with.
+        training: what every worker is told; it resumes from the checkpoints that are there.
         bundle: folder for the bundle of a finished trial.
         known: evaluations that are on record from an earlier start.
         measures: whether the latency of this model is to be measured first.
@@ -54,6 +55,10 @@ class Event(TypedDict):
 
     kind: Kind
     content: dict[str, Any]
+
+
+# What a trial hears when the search ends before it.
+_CUT_SHORT: Event = {"kind": "end", "content": {"ended": "cut", "reason": ""}}
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Desk:
     # ── the trial's side ─────────────────────────────────────────────────────────────────────────
 
     async def submit(self, job: TrialJob) -> None:
-        """Hand a job in; one that is known already, from before the trial's actor died, stays."""
+        """Hand a job in; a job that is known, of a trial whose actor was given up, stays."""
         async with self._change:
             if job["number"] not in self._cases:
                 self._cases[job["number"]] = _Case(job, rows=job["known"], wanted=job["known"])
@@ -97,8 +102,12 @@ class Desk:
 
     async def next(self, number: int, seen: int) -> Event:
         """The event after the first `seen` ones; asking for it wants the training to go on."""
-        case = self._cases[number]
         async with self._change:
+            # The job may still be on its way.
+            await self._change.wait_for(lambda: number in self._cases or self._is_over)
+            case = self._cases.get(number)
+            if case is None:
+                return _CUT_SHORT
             judged = case.job["known"] + sum(one["kind"] == "row" for one in case.events[:seen])
             # A trial whose actor died begins to ask anew.
             case.wanted = max(case.wanted, judged)
@@ -106,7 +115,7 @@ class Desk:
             await self._change.wait_for(lambda: len(case.events) > seen or self._is_over)
         if len(case.events) > seen:
             return case.events[seen]
-        return {"kind": "end", "content": {"ended": "cut", "reason": ""}}
+        return _CUT_SHORT
 
     async def dismiss(self, number: int) -> None:
         """No more of this trial is wanted; one that was never handed in needs no word."""

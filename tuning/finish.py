@@ -52,35 +52,39 @@ def finish(
     )
     if choice is None:
         table = study.out / "trials.csv"
-        raise UserError(f"{_nothing(trials, study.latency_budget_ms)} (all trials: {table})")
+        sentence, *settings = _nothing(trials, study.latency_budget_ms)
+        raise UserError(f"{sentence} (all trials: {table})", *settings)
     bundle = study.out / "best" / "bundle"
     result = deploy(study, choice, refits, bundle)
-    write_study(
-        study.out / "study.html",
-        trials,
-        choice.trial,
-        Context(
-            data=str(study.store.root),
-            synthetic=study.store.synthetic,
-            fingerprint=study.store.fingerprint,
-            space=study.space.source,
-            seed=study.base.seed,
-            max_epochs=study.base.epochs,
-            seconds=study.memory.seconds,
-            plan=str(study.plan),
-            command=command,
-            created=now(),
-            versions=versions(),
-            bundle=str(bundle),
-            objectives=tuple(study.objectives),
-            rule=choice.rule,
-            latency_budget_ms=study.latency_budget_ms,
-            result=result,
-        ),
-    )
+    context = _context(study, choice, bundle, command, result)
+    write_study(study.out / "study.html", trials, choice.trial, context)
     _print(study, trials, choice, result)
     print(f"bundle: {bundle}\nreport: {study.out / 'study.html'}")
     return bundle
+
+
+def _context(
+    study: Study, choice: Choice, bundle: Path, command: str, result: dict[str, Any]
+) -> Context:
+    """What the page says beside the trials."""
+    return Context(
+        data=str(study.store.root),
+        synthetic=study.store.synthetic,
+        fingerprint=study.store.fingerprint,
+        space=study.space.source,
+        seed=study.base.seed,
+        max_epochs=study.base.epochs,
+        seconds=study.memory.seconds,
+        plan=str(study.plan),
+        command=command,
+        created=now(),
+        versions=versions(),
+        bundle=str(bundle),
+        objectives=tuple(study.objectives),
+        rule=choice.rule,
+        latency_budget_ms=study.latency_budget_ms,
+        result=result,
+    )
 
 
 def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str, Any]:
@@ -117,7 +121,14 @@ def refitted(study: Study, trial: Trial, folder: Path) -> Recipe:
     recipe = recipe_of(study.base, trial.params).model_copy(update={"refit_epochs": epochs})
     bundle = str(study.bundle(trial.number))
     with Terminal(error_console()) as terminal:
-        run_refit(recipe, study.store, study.plan, terminal, str(folder), bundle)
+        run_refit(
+            recipe=recipe,
+            store=study.store,
+            plan=study.plan,
+            listener=terminal,
+            folder=str(folder),
+            refit_of=bundle,
+        )
     return recipe
 
 
@@ -174,18 +185,23 @@ def evaluated(study: Study, bundle: Path, place: Path, split: str) -> Metrics:
     return evaluate(Predictor.load(str(bundle)), study.store.root, place, split).metrics
 
 
-def _nothing(trials: Sequence[Trial], budget_ms: float | None) -> str:
+def _nothing(trials: Sequence[Trial], budget_ms: float | None) -> tuple[str, ...]:
+    """Why nothing can be deployed, in a sentence, and the settings to change."""
     failed = [trial for trial in trials if trial.state == "failed"]
     if failed and len(failed) == len(trials):
-        return f"every trial failed; the first: {failed[0].reason}"
+        return (f"every trial failed; the first: {failed[0].reason}",)
     if budget_ms is not None and all(trial.state != "stopped" for trial in trials):
         return (
-            f"no finished trial answers within {budget_ms:g} ms: raise --latency-budget-ms and "
-            "--trials"
+            f"no finished trial answers within {budget_ms:g} ms: raise the latency budget and "
+            "the number of trials",
+            "latency_budget_ms",
+            "trials",
         )
     return (
-        "no trial trained to its end: run the same command again to go on, with a longer "
-        "--time-budget or more --trials"
+        "no trial trained to its end: run the same command again to resume it, with more time or "
+        "more trials",
+        "time_budget",
+        "trials",
     )
 
 

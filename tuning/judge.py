@@ -1,14 +1,14 @@
-"""Which trials go on: Tune's scheduler over everything that the study remembers."""
+"""Which trials go on: Tune's schedulers over everything that the study remembers."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from tuning.objectives import Objective
 from tuning.trials import Trial
@@ -21,10 +21,10 @@ _BEHIND = "behind the better third of the trials at epoch {epoch:g}"
 _GUESSING = "no better than guessing at epoch {epoch:g}"
 
 
-class Judge(FIFOScheduler):
-    """Notes what every trial reports, and says which are to end before their last epoch.
+class Judge:
+    """Says which trials are to end before their last epoch (the field's word: a pruner).
 
-    ASHA or Hyperband are Tune's, by the epoch. A search that goes on replays what it remembers
+    ASHA or Hyperband are Tune's, by the epoch. A search that is resumed replays what it remembers
     into them; Hyperband draws the brackets of its trials anew then. A trial that they would end
     goes on all the same while what it lacks is within the error of a score on so few records.
     """
@@ -37,8 +37,6 @@ class Judge(FIFOScheduler):
         classes: int,
         largest: float,
         earlier: Iterable[Trial],
-        on_event: Callable[[int, dict[str, Any]], None],
-        on_prune: Callable[[int, str], None],
     ) -> None:
         """Judge trials of a study.
 
@@ -49,14 +47,11 @@ class Judge(FIFOScheduler):
             classes: as many as the data has.
             largest: share of the training records that who always answers the largest has right.
             earlier: the study's trials so far.
-            on_event: called with a trial's number and each of its results.
-            on_prune: called with a trial's number and the reason before it is stopped.
         """
-        super().__init__()
         self._objective, self._epochs = objective, epochs
         self._classes, self._largest = classes, largest
-        self._on_event, self._on_prune = on_event, on_prune
         self._inner: AsyncHyperBandScheduler | None = None
+        # Of trials that were cut, until they join again.
         self._rows: dict[int, tuple[dict[str, Any], ...]] = {}
         # By epoch what every trial scored that came so far.
         self._scores: dict[float, list[float]] = defaultdict(list)
@@ -75,44 +70,25 @@ class Judge(FIFOScheduler):
             if trial.state == "stopped":
                 self._rows[trial.number] = trial.rows
             else:
-                self._replay(SimpleNamespace(trial_id=f"earlier-{trial.number}"), trial.rows)
+                self._replay(trial.number, trial.rows)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune writes it down for `Tuner.restore`, which is not how a study goes on."""
-        return {}
+    def add(self, number: int) -> None:
+        """Let a trial join; one that is resumed brings the evaluations that it has."""
+        self._replay(number, self._rows.pop(number, ()))
 
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A trial joins; one that goes on brings the evaluations that it has."""
-        self._replay(trial, self._rows.get(_number(trial), ()))
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> str:
-        """Note it, and judge an evaluation."""
-        number = _number(trial)
-        self._on_event(number, result)
-        if result["kind"] != "row" or result["epoch"] >= self._epochs:
-            return TrialScheduler.CONTINUE
+    def reason_to_end(self, number: int, row: dict[str, Any]) -> str:
+        """Judge an evaluation; returns why the trial is to end with it, or nothing."""
+        if row["epoch"] >= self._epochs:
+            return ""
         reason = ""
-        if self._is_guessing(result):
+        if self._is_guessing(row):
             reason = _GUESSING
         elif self._inner is not None:
-            decision = self._inner.on_trial_result(tune_controller, trial, result)
-            is_behind = decision == TrialScheduler.STOP and not self._may_be_chance(result)
-            reason = _BEHIND if is_behind else ""
-            self._scores[result["epoch"]].append(result[self._objective.row_key])
-        if not reason:
-            return TrialScheduler.CONTINUE
-        self._on_prune(number, reason.format(epoch=result["epoch"]))
-        return TrialScheduler.STOP
-
-    def on_trial_complete(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> None:
-        """Note its end: Tune shows the last result of a trial nowhere else."""
-        # One that was stopped before its actor began has none.
-        if result.get("kind") == "end":
-            self._on_event(_number(trial), result)
+            decision = self._inner.on_trial_result(cast(Any, None), _as_tune(number), row)
+            if decision == TrialScheduler.STOP and not self._may_be_chance(row):
+                reason = _BEHIND
+            self._scores[row["epoch"]].append(row[self._objective.row_key])
+        return reason.format(epoch=row["epoch"])
 
     def _is_guessing(self, row: dict[str, Any]) -> bool:
         """Whether a trial is halfway and has learned nothing: broken, whatever the others do.
@@ -136,18 +112,19 @@ class Judge(FIFOScheduler):
         error = math.sqrt(score * (1 - score) / row["val_records"])
         return score + error >= np.percentile(others, 100 * (1 - 1 / _REDUCTION))
 
-    def _replay(self, trial: Any, rows: Iterable[dict[str, Any]]) -> None:
+    def _replay(self, number: int, rows: Iterable[dict[str, Any]]) -> None:
         if self._inner is None:
             return
-        self._inner.on_trial_add(None, trial)  # type: ignore[arg-type]
+        self._inner.on_trial_add(cast(Any, None), _as_tune(number))
         for row in rows:
             if row["epoch"] < self._epochs:
-                self._inner.on_trial_result(None, trial, row)  # type: ignore[arg-type]
+                self._inner.on_trial_result(cast(Any, None), _as_tune(number), row)
                 self._scores[row["epoch"]].append(row[self._objective.row_key])
 
 
-def _number(trial: TuneTrial) -> int:
-    return trial.config["job"]["number"]
+def _as_tune(number: int) -> TuneTrial:
+    """As much of a trial as Tune's scheduler looks at."""
+    return cast(TuneTrial, SimpleNamespace(trial_id=str(number)))
 
 
 def _rungs(epochs: int) -> int:

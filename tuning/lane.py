@@ -1,6 +1,6 @@
 """A lane: Ray Train workers that stay, and train one trial after the other.
 
-Every worker of a lane runs `lane_loop`; its first one talks to the desk for all. The driver imports
+Every worker of a lane runs `run_lane`; its first one talks to the desk for all. The driver imports
 this module, and none of torch with it.
 """
 
@@ -23,7 +23,7 @@ from tuning.desk import TrialJob
 Value = TypeVar("Value")
 
 
-def lane_loop(config: dict[str, Any]) -> None:
+def run_lane(config: dict[str, Any]) -> None:
     """Take jobs from `desk` until there are none; `lane` is this one's number.
 
     Args:
@@ -42,7 +42,7 @@ def lane_loop(config: dict[str, Any]) -> None:
         if job == "later":
             continue
         try:
-            end = run_trial(job, DeskEar(desk, job["number"], lane, over))
+            end = run_trial(job, DeskReporter(desk, job["number"], lane, over))
         except UserError as error:
             # Of one of several workers; the others wait for it, so all are replaced.
             failed = {"ended": "failed", "reason": str(error)}
@@ -60,7 +60,7 @@ def lane_loop(config: dict[str, Any]) -> None:
             torch.cuda.empty_cache()
 
 
-def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
+def run_trial(job: TrialJob, reporter: "DeskReporter") -> dict[str, Any]:
     """Measure, train, and write the bundle of a finished trial; returns what became of it."""
     from ctray.training import checkpoints
 
@@ -70,11 +70,11 @@ def run_trial(job: TrialJob, ear: "DeskEar") -> dict[str, Any]:
     if job["measures"]:
         model = from_first(lambda: measure(recipe, store))
         if is_first():
-            ear.tell("model", model)
+            reporter.tell("model", model)
         budget = job["budget_ms"]
         if budget is not None and model["latency_ms"] > budget:
             return {"ended": "slow", "reason": "", "latency_ms": model["latency_ms"]}
-    outcome = run_job(training, ear)
+    outcome = run_job(training, reporter)
     if "error" in outcome:
         end = "unsaved" if outcome["is_unsaved"] else "failed"
         return {"ended": end, "reason": outcome["error"]}
@@ -116,7 +116,7 @@ def measure(recipe: Recipe, store: Store) -> dict[str, float]:
     return {"latency_ms": latency_ms(engine, spec.image_size), "size_mb": size / 1e6}
 
 
-class DeskEar:
+class DeskReporter:
     """Takes what a trial tells to the desk, and asks there whether to go on."""
 
     def __init__(self, desk: Any, number: int, lane: int, over: ray.ObjectRef) -> None:

@@ -1,12 +1,12 @@
-"""What a study remembers: an Optuna study on disk, which a killed search goes on from.
+"""What a study remembers: an Optuna study on disk, from which a killed search is resumed.
 
 Every trial is one of Optuna's, told COMPLETE, PRUNED or FAIL as it ends; one that is RUNNING when
-nothing runs was cut, and is the first to go on. What Optuna has no field for (evaluations, reason,
-seconds, latency) is in attributes of the trial, so that the storage is all there is to keep.
+nothing runs was cut, and is the first to be resumed. What Optuna has no field for (evaluations,
+reason, seconds, latency) is in attributes of the trial, so that the storage is all there is to
+keep. It is used in the main thread of a command only.
 """
 
 import contextlib
-import json
 import re
 import time
 import warnings
@@ -18,32 +18,24 @@ import optuna
 import pandas as pd
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from ctray.errors import UserError
 from tuning.objectives import Objective
 from tuning.space import Space
-from tuning.trials import State, Trial
+from tuning.subject import as_json, check_same
+from tuning.trials import Trial, TrialState
 
 # Another process may hold SQLite's lock, such as a dashboard that reads; not for ever.
 _LOCK_S = 60.0
-_STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "stopped",
+_STATES: dict[OptunaState, TrialState] = {
+    OptunaState.COMPLETE: "finished",
+    OptunaState.PRUNED: "pruned",
+    OptunaState.FAIL: "failed",
+    OptunaState.RUNNING: "stopped",
 }
 _WARM_POINTS = 5
-# What a study is about, in the words of who gives it.
-OPTIONS = {
-    "data": "--data",
-    "fingerprint": "content of --data",
-    "space": "--space",
-    "base": "--recipe, --max-epochs or --seed",
-    "objectives": "--objective",
-    "pruner": "--pruner",
-    "owner": "--out",
-}
 _CUT = "the search ended; the same command goes on with it"
 
 
@@ -74,32 +66,19 @@ class Memory:
             UserError: the storage cannot be had, or the study there is about something else.
         """
         self._space, self._objectives = space, objectives
+        self._storage = shown(storage)
         # A line for every trial, beside ours.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with storage_errors(shown(storage)):
+        with storage_errors(self._storage):
             self._study = optuna.create_study(
                 storage=_open(storage),
                 study_name=name,
                 directions=[objective.direction for objective in objectives],
                 load_if_exists=True,
             )
-            before = self._study.user_attrs.get("about")
-            if before is None and self._study.get_trials(deepcopy=False):
-                raise UserError(
-                    f"the study {name!r} in {shown(storage)} was not made by this search: choose "
-                    "another --study-name"
-                )
-            # As JSON reads it: lists where there were tuples.
-            about = json.loads(json.dumps(about))
-            if before is None:
-                self._study.set_user_attr("about", about)
-            elif (key := _difference(before, about)) is not None:
-                raise UserError(
-                    f"the study {name!r} in {shown(storage)} has another {OPTIONS[key]}: give it "
-                    "the same again, or choose another --out or --study-name"
-                )
-            self._study.sampler = make_sampler(len(self._study.get_trials(deepcopy=False)))
-        self._storage = shown(storage)
+            begun = len(self._study.get_trials(deepcopy=False))
+            self._check_subject(name, about, begun)
+            self._study.sampler = make_sampler(begun)
         self._live: dict[int, optuna.Trial] = {}
         self._earlier_s = float(self._study.user_attrs.get("seconds", 0.0))
         self._begin = time.monotonic()
@@ -116,13 +95,13 @@ class Memory:
                 self._study.enqueue_trial(self._space.to_optuna(point), skip_if_exists=True)
 
     def cut(self) -> list[int]:
-        """Numbers of the trials that were cut and are to go on."""
+        """Numbers of the trials that were cut and are to be resumed."""
         with storage_errors(self._storage):
-            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
         return [trial.number for trial in running]
 
     def begin(self, number: int | None = None) -> tuple[int, dict[str, Any]]:
-        """Begin a trial, or go on with a cut one; returns its number and parameters."""
+        """Begin a trial, or resume a cut one; returns its number and parameters."""
         with storage_errors(self._storage), warnings.catch_warnings():
             # Of samplers that Optuna calls experimental.
             warnings.simplefilter("ignore")
@@ -169,11 +148,11 @@ class Memory:
             trial.set_user_attr("latency_ms", latency_ms)
             trial.set_user_attr("size_mb", size_mb)
 
-    def end(self, number: int, state: State, reason: str = "") -> Trial:
+    def end(self, number: int, state: TrialState, reason: str = "") -> Trial:
         """Remember how a trial ended; one that ended already stays as it is."""
         with storage_errors(self._storage):
             trial = self._live[number]
-            if self._frozen(number).state == TrialState.RUNNING:
+            if self._frozen(number).state == OptunaState.RUNNING:
                 if reason:
                     trial.set_user_attr("reason", reason)
                 self._clock(trial)
@@ -193,13 +172,28 @@ class Memory:
         with storage_errors(self._storage):
             self._study.set_user_attr("seconds", self.seconds)
 
-    def _tell(self, number: int, state: State) -> None:
+    def _check_subject(self, name: str, about: dict[str, Any], begun: int) -> None:
+        """Write down what a new study is about; of an older one it must be the same."""
+        known = self._study.user_attrs.get("about")
+        if known is not None:
+            whose = f"the study {name!r} in {self._storage} has"
+            check_same(whose, known, about, "folder or name", "out", "study_name")
+        elif begun:
+            raise UserError(
+                f"the study {name!r} in {self._storage} was not made by this search: choose "
+                "another name",
+                "study_name",
+            )
+        else:
+            self._study.set_user_attr("about", as_json(about))
+
+    def _tell(self, number: int, state: TrialState) -> None:
         if state == "finished":
             trial = self._as_trial(self._frozen(number))
             values = [objective.value(trial) for objective in self._objectives]
             self._study.tell(number, values)
         else:
-            ends = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+            ends = {"pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
             self._study.tell(number, state=ends[state])
 
     def _clock(self, trial: optuna.Trial) -> None:
@@ -236,14 +230,15 @@ def warm_points(folder: Path, space: Space) -> list[dict[str, Any]]:
     """
     table = folder / "trials.csv"
     if not table.is_file():
-        raise UserError(f"--warm-start {folder} holds no study: it has no trials.csv")
+        raise UserError(f"{folder} holds no study: it has no trials.csv", "warm_start")
     trials = pd.read_csv(table)
     done = trials[trials["state"] == "finished"].nlargest(_WARM_POINTS, "val_macro_f1")
     points = [point for _, row in done.iterrows() for point in space.inside(dict(row.dropna()))]
     if not points:
         raise UserError(
-            f"--warm-start {folder}: no finished trial there has all of this space's parameters, "
-            "within its ranges"
+            f"the study in {folder} has no finished trial with all of this space's parameters, "
+            "within its ranges: begin with another one",
+            "warm_start",
         )
     return points
 
@@ -265,7 +260,8 @@ def storage_errors(storage: str) -> Iterator[None]:
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         raise UserError(
             f"the study's storage {storage} cannot be used ({reason}): see to it, then run the "
-            "same command again, or name another with --storage"
+            "same command again, or name another storage",
+            "storage",
         ) from error
 
 
@@ -289,9 +285,5 @@ def _open(storage: str) -> BaseStorage:
     except RuntimeError as error:
         # Its tables are of another version of Optuna.
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the study's storage {shown(storage)} cannot be used: {reason}") from error
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first key that differs."""
-    return next((key for key in now if before.get(key) != now[key]), None)
+        sentence = f"the study's storage {shown(storage)} cannot be used: {reason}"
+        raise UserError(sentence, "storage") from error

@@ -15,7 +15,7 @@ class Objective:
     """A figure of a trial that is to be large or small.
 
     Attributes:
-        name: as --objective takes it.
+        name: as a search is given it.
         title: for people.
         direction: `maximize` or `minimize`.
         row_key: of the evaluation it is read from; empty for a figure of the model itself.
@@ -58,13 +58,14 @@ def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
         if name not in OBJECTIVES:
             near = difflib.get_close_matches(name, OBJECTIVES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(OBJECTIVES)
-            raise UserError(f"unknown --objective {name!r}; {hint}")
+            raise UserError(f"unknown objective {name!r}; {hint}", "objective")
         if list(names).count(name) > 1:
-            raise UserError(f"--objective {name} is given twice: give each once")
+            raise UserError(f"the objective {name} is given twice: give each once", "objective")
     if not OBJECTIVES[names[0]].row_key:
         raise UserError(
-            f"--objective {names[0]} comes first: trials are compared by a measure of their "
-            "predictions, so put macro_f1, accuracy or loss before it"
+            f"the objective {names[0]} comes first: trials are compared by a measure of their "
+            "predictions, so put macro_f1, accuracy or loss before it",
+            "objective",
         )
     return tuple(OBJECTIVES[name] for name in names)
 

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from tuning.objectives import Objective, front
-from tuning.trials import State, Trial
+from tuning.trials import Trial
+from tuning.trials import TrialState as State
 
 LOG_SPAN = 10
 TICKED_VALUES = 5

@@ -24,7 +24,11 @@ def choose_sampler(name: SamplerName, combinations: int | None) -> SamplerName:
         UserError: `grid` for a space that has no end.
     """
     if name == "grid" and combinations is None:
-        raise UserError("--sampler grid needs lists and whole numbers only: this space has a range")
+        raise UserError(
+            "the sampler grid needs lists and whole numbers only: this space has a range",
+            "sampler",
+            "space",
+        )
     if name == "auto":
         return "grid" if combinations is not None and combinations <= _FEW else "tpe"
     return name
@@ -54,9 +58,15 @@ def make_sampler(name: SamplerName, seed: int, objectives: Sequence[str]) -> Bas
     """
     if name == "cmaes":
         if len(objectives) > 1:
-            raise UserError("--sampler cmaes takes one --objective: use tpe or gp for several")
+            raise UserError(
+                "the sampler cmaes takes one objective: use tpe or gp for several",
+                "sampler",
+                "objective",
+            )
         if importlib.util.find_spec("cmaes") is None:
-            raise UserError("--sampler cmaes needs the package cmaes: pip install cmaes")
+            raise UserError(
+                "the sampler cmaes needs the package cmaes: pip install cmaes", "sampler"
+            )
     with warnings.catch_warnings():
         # That Optuna may still change group and its Gaussian process.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

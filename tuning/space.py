@@ -244,14 +244,15 @@ def space_file(name: str) -> Path:
         return Path(name)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(names)
-    raise UserError(f"unknown --space {name!r}; {hint} (a file of your own ends in .yaml)")
+    raise UserError(f"unknown space {name!r}; {hint} (a file of your own ends in .yaml)", "space")
 
 
 def _dimension(key: str, values: Any) -> Dimension:
     if key in _RESERVED:
         raise UserError(
-            f"{key!r} is not searched: set epochs with --max-epochs and seed with --seed; no trial "
-            "is refitted"
+            f"{key!r} is not searched: a search sets epochs and seed itself, and refits no trial",
+            "max_epochs",
+            "seed",
         )
     try:
         return Dimension.model_validate(values)

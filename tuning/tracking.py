@@ -8,7 +8,7 @@ from typing import Any, cast
 from ctray.errors import UserError
 from ctray.training.history import HistoryRow
 from ctray.training.trackers import MLFLOW_URI, MLflow, TrackerLostError
-from tuning.study import Listener
+from tuning.study import StudyListener
 from tuning.trials import Trial
 
 
@@ -21,7 +21,7 @@ class Tracking:
         self._children: dict[int, MLflow] = {}
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
-        """A run for a trial; one that goes on has it already."""
+        """A run for a trial; one that is resumed has it already."""
         title, key = f"{self._name}, trial {number}", f"{self._study}/{number}"
         settings = {"trial": number} | params
         try:
@@ -54,19 +54,19 @@ class Tracking:
         self._parent.close(finished)
 
 
-class All:
+class Listeners:
     """Tells several listeners."""
 
-    def __init__(self, *listeners: Listener) -> None:
+    def __init__(self, *listeners: StudyListener) -> None:
         self._listeners = listeners
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
-        """A trial begins, or is to go on."""
+        """A trial begins, or is to be resumed."""
         for listener in self._listeners:
             listener.begin(number, params)
 
     def resume(self, number: int, step: int) -> None:
-        """A trial goes on."""
+        """A trial is resumed."""
         for listener in self._listeners:
             listener.resume(number, step)
 
@@ -83,14 +83,14 @@ class All:
 
 @contextlib.contextmanager
 def followed(
-    listener: Listener, name: str, study: str, settings: dict[str, Any]
-) -> Iterator[Listener]:
+    listener: StudyListener, name: str, study: str, settings: dict[str, Any]
+) -> Iterator[StudyListener]:
     """The listener for a block, and MLflow beside it where its variable is set.
 
     Args:
         listener: told first.
         name: of the study, for people.
-        study: its id, by which a command that goes on with it finds its runs.
+        study: its id, by which a command that resumes it finds its runs.
         settings: logged with it.
 
     Raises:
@@ -101,7 +101,7 @@ def followed(
         return
     tracking, finished = Tracking(name, study, settings), False
     try:
-        yield All(listener, tracking)
+        yield Listeners(listener, tracking)
         finished = True
     finally:
         tracking.close(finished)

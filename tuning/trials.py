@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-State = Literal["finished", "pruned", "stopped", "failed"]
+TrialState = Literal["finished", "pruned", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Trial:
     Attributes:
         number: from 0, in the order they started.
         state: finished (all epochs), pruned (by the search, before its last epoch), stopped (with
-            the search: the same command goes on with it) or failed.
+            the search: the same command resumes it) or failed.
         reason: why, in a sentence; empty when finished.
         params: what the search chose, by dotted recipe key.
         rows: its evaluations in order (`epoch`, `train_loss`, `val_loss`, `val_accuracy`,
@@ -33,7 +33,7 @@ class Trial:
     """
 
     number: int
-    state: State
+    state: TrialState
     reason: str
     params: dict[str, Any]
     rows: tuple[dict[str, Any], ...]

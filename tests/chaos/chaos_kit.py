@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -33,14 +34,15 @@ class Command:
         inherited = {key: value for key, value in os.environ.items() if key not in _RAY}
         self.environment = inherited | own
         self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with interruptible():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
         self.lines: list[str] = []
         self.errors: list[str] = []
         assert self.process.stdout is not None
@@ -121,6 +123,20 @@ def kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let what is started in the block hear Ctrl-C, however the tests themselves were started.
+
+    A script's background job and nohup's child ignore SIGINT, and a process inherits that; a signal
+    that has a handler is set to its default where a process starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -186,9 +186,9 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         (("serve", "--registry", tmp_path), "nothing was promoted as 'chest'"),
         ((SEARCH, "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),
         ((SEARCH, "--space", "/nowhere.yaml", "--out", out), "no such file: /nowhere.yaml"),
-        ((SEARCH, "--time-budget", "soon", "--out", out), "--time-budget 'soon'"),
+        ((SEARCH, "--time-budget", "soon", "--out", out), "30m or 2h (--time-budget)"),
         ((SEARCH, "--objective", "acuracy", "--out", out), "did you mean 'accuracy'?"),
-        ((SEARCH, "--objective", "size_mb", "--out", out), "--objective size_mb comes first"),
+        ((SEARCH, "--objective", "size_mb", "--out", out), "the objective size_mb comes first"),
         ((SEARCH, "--storage", "nosql://x", "--out", out), "storage nosql://x cannot be used"),
     ]
     ends = all_at_once(arguments for arguments, _ in mistakes)

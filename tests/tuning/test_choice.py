@@ -13,7 +13,7 @@ from tuning.choice import choose_trial
 from tuning.finish import recipes_own
 from tuning.objectives import OBJECTIVES, best_of, front, parse_objectives
 from tuning.space import Space
-from tuning.trials import State, Trial
+from tuning.trials import Trial, TrialState
 
 pytestmark = pytest.mark.fast
 
@@ -21,7 +21,7 @@ F1, LOSS, LATENCY = (OBJECTIVES[name] for name in ("macro_f1", "loss", "latency_
 
 
 def trial(
-    number: int, score: float, latency: float | None, state: State = "finished", **row: Any
+    number: int, score: float, latency: float | None, state: TrialState = "finished", **row: Any
 ) -> Trial:
     figures = {"val_macro_f1": score, "val_loss": 1 - score, "image_size": 64}
     rows = ({"epoch": 1.0, **figures, **row},)

@@ -47,6 +47,23 @@ def test_a_job_goes_to_one_lane_and_its_results_come_in_order() -> None:
     run(scene())
 
 
+def test_a_trial_that_asks_before_its_job_has_arrived_waits_for_it() -> None:
+    async def scene() -> None:
+        desk = Desk()
+        early = asyncio.create_task(desk.next(7, 0))
+        never = asyncio.create_task(desk.next(8, 0))
+        await asyncio.sleep(0)
+        await desk.submit(job(7))
+        assert await desk.take(0) == job(7)
+        await desk.tell(7, "row", row(1))
+        assert (await early)["content"] == row(1)
+        assert not never.done()
+        await desk.close()
+        assert (await never)["content"]["ended"] == "cut"
+
+    run(scene())
+
+
 def test_a_lane_waits_for_the_verdict_on_an_evaluation() -> None:
     async def scene() -> None:
         desk = Desk()

@@ -1,10 +1,8 @@
 """Who goes on: Tune's ASHA, kept from trials that are done, and over the restart of a search."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import TrialScheduler
 
 from tuning.judge import Judge, Pruner
 from tuning.objectives import OBJECTIVES
@@ -20,11 +18,13 @@ class Ledger:
         self, *earlier: Trial, pruner: Pruner = "asha", objective: str = "macro_f1"
     ) -> None:
         self.pruned: dict[int, str] = {}
-        self.events: list[tuple[int, str]] = []
         self.judge = Judge(
-            *(pruner, OBJECTIVES[objective], EPOCHS, 4, 0.48, earlier),
-            on_event=lambda number, result: self.events.append((number, result["kind"])),
-            on_prune=self.pruned.__setitem__,
+            pruner=pruner,
+            objective=OBJECTIVES[objective],
+            epochs=EPOCHS,
+            classes=4,
+            largest=0.48,
+            earlier=earlier,
         )
 
     def run(
@@ -36,11 +36,11 @@ class Ledger:
         val_records: int = 400,
     ) -> int:
         """Epochs that a trial with these scores is let train."""
-        trial: Any = SimpleNamespace(trial_id=f"t{number}", config={"job": {"number": number}})
-        self.judge.on_trial_add(None, trial)
+        self.judge.add(number)
         for epoch, score in enumerate(scores, first):
-            result = row(epoch, score, accuracy, val_records) | {"kind": "row"}
-            if self.judge.on_trial_result(None, trial, result) == TrialScheduler.STOP:
+            reason = self.judge.reason_to_end(number, row(epoch, score, accuracy, val_records))
+            if reason:
+                self.pruned[number] = reason
                 return epoch
         return first + len(scores) - 1
 
@@ -67,7 +67,6 @@ def test_a_trial_behind_is_pruned_with_the_reason_and_a_better_one_is_not() -> N
     assert ledger.run(1, [0.4] * EPOCHS) == 1
     assert ledger.run(2, [0.6] * EPOCHS) == EPOCHS
     assert ledger.pruned == {1: "behind the better third of the trials at epoch 1"}
-    assert ledger.events.count((1, "row")) == 1
 
 
 def test_a_trial_is_not_pruned_for_what_may_be_chance() -> None:

@@ -36,6 +36,17 @@ def open_memory(
     )
 
 
+def memory_at(storage: str) -> Memory:
+    return Memory(
+        storage=storage,
+        name="study",
+        space=Space(SPACE),
+        objectives=[OBJECTIVES["macro_f1"]],
+        make_sampler=lambda begun: make_sampler("random", begun, ["macro_f1"]),
+        about=ABOUT,
+    )
+
+
 def row(evaluation: int, score: float) -> dict[str, Any]:
     return {
         "evaluation": evaluation,
@@ -134,8 +145,11 @@ def test_seconds_are_of_all_commands_together(tmp_path: Path) -> None:
 def test_another_subject_is_refused(tmp_path: Path) -> None:
     open_memory(tmp_path)
     open_memory(tmp_path)
-    with pytest.raises(UserError, match=r"has another --data.*--out"):
+    with pytest.raises(
+        UserError, match=r"has another data set: .* another folder or name"
+    ) as caught:
         open_memory(tmp_path, about=ABOUT | {"data": "elsewhere"})
+    assert caught.value.arguments == ("data", "out", "study_name")
     optuna.create_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="foreign").ask()
     with pytest.raises(UserError, match=r"'foreign' in .* was not made by this search"):
         open_memory(tmp_path, name="foreign")
@@ -174,11 +188,7 @@ def test_a_locked_storage_is_one_sentence_after_a_while(
 )
 def test_a_storage_that_cannot_be_had_is_one_sentence(storage: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        Memory(
-            *(storage, "study", Space(SPACE), [OBJECTIVES["macro_f1"]]),
-            lambda begun: make_sampler("random", begun, ["macro_f1"]),
-            ABOUT,
-        )
+        memory_at(storage)
     assert "\n" not in str(caught.value)
 
 
@@ -186,12 +196,7 @@ def test_a_password_is_never_shown() -> None:
     assert shown("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
     assert shown("sqlite:////home/me/optuna.db") == "sqlite:////home/me/optuna.db"
     with pytest.raises(UserError) as caught:
-        Memory(
-            *("postgresql://me:secret@localhost/x", "study", Space(SPACE)),
-            [OBJECTIVES["macro_f1"]],
-            lambda begun: make_sampler("random", begun, ["macro_f1"]),
-            ABOUT,
-        )
+        memory_at("postgresql://me:secret@localhost/x")
     assert "secret" not in str(caught.value)
 
 

@@ -44,7 +44,7 @@ def test_what_the_first_trials_showed_guides_the_next(name: SamplerName, tmp_pat
 
 
 def test_cmaes_says_what_it_lacks() -> None:
-    with pytest.raises(UserError, match="takes one --objective: use tpe or gp"):
+    with pytest.raises(UserError, match="takes one objective: use tpe or gp"):
         make_sampler("cmaes", 0, ["macro_f1", "latency_ms"])
     if importlib.util.find_spec("cmaes") is None:
         with pytest.raises(UserError, match="pip install cmaes"):

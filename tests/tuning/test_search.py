@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import ray
 import yaml
+from chaos_kit import interruptible
 from ray.util import placement_group_table
 
 from ctray.artefact.bundle import Bundle
@@ -24,8 +26,8 @@ from ctray.artefact.registry import production
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
+from ctray.engine.base import load_engine
 from ctray.engine.latency import latency_ms
-from ctray.engine.loading import load_engine
 from ctray.errors import UserError
 from ctray.ray_internals import actors
 from ctray.training.plan import make_plan
@@ -33,10 +35,11 @@ from tuning.choice import choose_trial
 from tuning.finish import finish
 from tuning.memory import Memory
 from tuning.objectives import parse_objectives
+from tuning.run import run_trials
 from tuning.samplers import make_sampler
 from tuning.search import main
 from tuning.space import Space
-from tuning.study import Limits, Study, run_trials
+from tuning.study import Limits, Study
 from tuning.trials import Trial
 
 SPACE = {
@@ -60,18 +63,22 @@ class Told:
         self.resumed: list[tuple[int, int]] = []
         self.rows: list[tuple[int, float]] = []
         self.ended: list[Trial] = []
+        self.threads: set[threading.Thread] = set()
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
         self.begun.append(number)
+        self.threads.add(threading.current_thread())
 
     def resume(self, number: int, step: int) -> None:
         self.resumed.append((number, step))
 
     def row(self, number: int, row: dict[str, Any]) -> None:
         self.rows.append((number, row["epoch"]))
+        self.threads.add(threading.current_thread())
 
     def end(self, trial: Trial) -> None:
         self.ended.append(trial)
+        self.threads.add(threading.current_thread())
 
 
 def memory_of(out: Path, space: dict[str, Any] = SPACE, objectives: Sequence[str] = F1) -> Memory:
@@ -97,9 +104,15 @@ def study_of(
     runs: int = 1,
 ) -> Study:
     return Study(
-        *("0123456789ab", memory_of(out, space, objectives), Space(space), base),
-        *(parse_objectives(objectives), store, out, make_plan(workers, runs)),
-        latency_budget_ms,
+        id="0123456789ab",
+        memory=memory_of(out, space, objectives),
+        space=Space(space),
+        base=base,
+        objectives=parse_objectives(objectives),
+        store=store,
+        out=out,
+        plan=make_plan(workers, runs),
+        latency_budget_ms=latency_budget_ms,
     )
 
 
@@ -128,6 +141,8 @@ def test_every_trial_ends_and_is_told_once(trials: list[Trial], told: Told) -> N
     assert [trial.number for trial in told.ended] == [0, 1, 2, 3, 4]
     assert [trial.state for trial in trials[:2]] == ["finished", "pruned"]
     assert {"finished", "pruned"} >= {trial.state for trial in trials}
+    # The state of the trials has no lock: one thread changes it.
+    assert told.threads == {threading.main_thread()}
     for trial in trials:
         assert set(trial.params) == set(SPACE)
         epochs = [epoch for number, epoch in told.rows if number == trial.number]
@@ -338,16 +353,15 @@ def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_pa
     address = ray.get_runtime_context().gcs_address
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     words = ("--data", store.root, "--out", tmp_path / "study", "--time-budget", "1h")
-    search = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tuning.search", "--space", str(tmp_path / "space.yaml")),
-            *map(str, words),
-        ],
-        env=os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words += ("--space", tmp_path / "space.yaml")
+    with interruptible():
+        search = subprocess.Popen(
+            [sys.executable, "-m", "tuning.search", *map(str, words)],
+            env=os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     try:
         assert search.stdout is not None
         said = list(itertools.takewhile(lambda line: "trial 0: begins" not in line, search.stdout))

@@ -11,7 +11,8 @@ import pytest
 from tuning.objectives import OBJECTIVES, Objective
 from tuning.plots import PARALLEL_PARAMETERS
 from tuning.report import IMPORTANCE_TRIALS, Context, write_study
-from tuning.trials import State, Trial
+from tuning.trials import Trial
+from tuning.trials import TrialState as State
 
 pytestmark = pytest.mark.fast
 

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from ctray.training.history import HISTORY_KEYS
 from ctray.training.trackers import MLFLOW_URI
 from tuning.tracking import followed
-from tuning.trials import State, Trial
+from tuning.trials import Trial, TrialState
 
 pytestmark = pytest.mark.fast
 
@@ -31,7 +31,7 @@ class Told:
         self.heard.append(f"end {trial.number}")
 
 
-def ended(number: int, state: State) -> Trial:
+def ended(number: int, state: TrialState) -> Trial:
     return Trial(number, state, "", {"lr": 0.1}, (), 0.0, 1.0)
 
 
