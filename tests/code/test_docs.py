@@ -20,6 +20,7 @@ PAGES = sorted(
 FILE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*(\.(py|md|ya?ml|toml|j2|html|png)|/)")
 PACKAGES = ("ctray", "tuning", "serve")
 WIDTH = 100
+TROUBLES = REPOSITORY / "docs" / "troubleshooting.md"
 # Sentences that were hard to read, and how they are said now.
 STUMBLES = {
     "gone on with": "resumed",
@@ -120,3 +121,18 @@ def test_lines_fit_a_screen(page: Path) -> None:
 def test_sentences_do_not_stumble(page: Path) -> None:
     text = " ".join(page.read_text().split())
     assert not {words: better for words, better in STUMBLES.items() if words in text}
+
+
+def test_the_error_sentences_are_those_of_the_code() -> None:
+    files = [path for name in PACKAGES for path in (REPOSITORY / name).rglob("*.py")]
+    # A sentence may run over several literals, with or without values.
+    code = "".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in files)
+    rows = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \|", prose(TROUBLES), flags=re.M)
+    parts = [
+        part.strip(" :")
+        for row in rows
+        for one in re.findall(r"`(.+?)`", row)
+        for part in one.split("…")
+    ]
+    assert len(rows) > 20
+    assert not [part for part in parts if part not in code]
