@@ -20,6 +20,8 @@ PAGES = sorted(
 FILE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*(\.(py|md|ya?ml|toml|j2|html|png)|/)")
 PACKAGES = ("ctray", "tuning", "serve")
 WIDTH = 100
+# Written by a script, which puts a fact on a line.
+WRITTEN = {"benchmarks.md", "results.md"}
 TROUBLES = REPOSITORY / "docs" / "troubleshooting.md"
 # Sentences that were hard to read, and how they are said now.
 STUMBLES = {
@@ -107,7 +109,7 @@ def test_every_module_that_is_named_exists(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in WRITTEN], ids=name_of)
 def test_lines_fit_a_screen(page: Path) -> None:
     long = [
         line
