@@ -6,20 +6,13 @@ and printed. File and class names come from whoever made the data and are escape
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 
-from ctray import storage
 from ctray.evaluation.metrics import (
     ClassMetrics,
     Metrics,
@@ -27,6 +20,10 @@ from ctray.evaluation.metrics import (
     reliability,
     score,
 )
+from ctray.pages.rendering import render
+from ctray.pages.thumbnails import thumbnail
+from ctray.pages.writing import write_json, write_page
+from ctray.provenance import now
 
 RELIABILITY_BINS = 15
 WORST_SHOWN = 12
@@ -82,10 +79,8 @@ def write_report(
     sources = _sources(scored, metrics)
     summary = _summary(metrics, context, calibration, sources)
     page = _page(summary, scored, thumbnails or {})
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    for name, content in (("report.json", text), ("report.html", page)):
-        # A file name that is no valid text carries lone surrogates, which UTF-8 cannot hold.
-        storage.write_bytes(str(out / name), content.encode("utf-8", "backslashreplace"))
+    write_json(out / "report.json", summary)
+    write_page(out / "report.html", page)
 
 
 def _scored(predictions: pd.DataFrame, metrics: Metrics) -> pd.DataFrame:
@@ -139,7 +134,7 @@ def _summary(
         "confusions": _confusions(metrics),
         "calibration": asdict(calibration),
         "sources": sources,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "versions": dict(context["versions"]),
     }
 
@@ -202,26 +197,18 @@ def _sources(scored: pd.DataFrame, metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _page(summary: dict[str, Any], scored: pd.DataFrame, thumbnails: dict[str, np.ndarray]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "count": lambda number: f"{number:,}"}
-    source = resources.files("ctray.evaluation").joinpath("report.html.j2").read_text("utf-8")
     wrong = int((~scored["right"]).sum())
-    return environment.from_string(source).render(
+    values = {
         **summary,
-        matrix=_matrix(summary["classes"], summary["confusion"]),
-        histogram=_histogram(scored),
-        wrong=wrong,
-        worst=_worst(scored, thumbnails),
-        guess=_guesses(summary),
-        sources_shown=SOURCES_SHOWN,
-        unreadable_shown=UNREADABLE_SHOWN,
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+        "matrix": _matrix(summary["classes"], summary["confusion"]),
+        "histogram": _histogram(scored),
+        "wrong": wrong,
+        "worst": _worst(scored, thumbnails),
+        "guess": _guesses(summary),
+        "sources_shown": SOURCES_SHOWN,
+        "unreadable_shown": UNREADABLE_SHOWN,
+    }
+    return render("ctray.evaluation", "report.html.j2", values)
 
 
 def _matrix(classes: list[str], confusion: list[list[int]]) -> list[dict[str, Any]]:
@@ -265,22 +252,14 @@ def _worst(scored: pd.DataFrame, thumbnails: dict[str, np.ndarray]) -> list[dict
             "predicted": row["predicted"],
             "confidence": row["confidence"],
             "true_probability": row[f"p_{row['label']}"],
-            "picture": _picture(thumbnails[row["file"]]) if row["file"] in thumbnails else None,
+            "picture": (
+                thumbnail(thumbnails[row["file"]], THUMBNAIL_PIXELS, "png")
+                if row["file"] in thumbnails
+                else None
+            ),
         }
         for _, row in wrong.head(WORST_SHOWN).iterrows()
     ]
-
-
-def _picture(image: np.ndarray) -> str:
-    """A uint8 image [H, W] or RGB [H, W, 3] as a small PNG in a data address."""
-    scale = THUMBNAIL_PIXELS / max(image.shape[:2])
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, png = cv2.imencode(".png", image)
-    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode("ascii")
 
 
 def _guesses(summary: dict[str, Any]) -> dict[str, float]:

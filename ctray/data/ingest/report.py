@@ -7,23 +7,20 @@ to anything outside it. Its size does not grow with the set: pictures are small,
 with a word on how many more there are. File and class names are escaped throughout.
 """
 
-import base64
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 
-from ctray import storage
 from ctray.data.ingest.confound import PERMUTATIONS, THRESHOLDS, find_confounds
 from ctray.data.ingest.split import FRACTIONS, SPLITS
+from ctray.pages.rendering import render
+from ctray.pages.thumbnails import thumbnail
+from ctray.pages.writing import write_json, write_page
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 PictureOf = Callable[[pd.Series], np.ndarray | None]
@@ -43,7 +40,6 @@ _STATUSES = (
 )
 _PAIR_KINDS = ("conflict", "near", "exact")
 _GREY_BINS = 64
-_JPEG_QUALITY = 80
 _SIZE_DOTS = 60  # more different sizes than this are put in the cells of a grid
 _SIZE_CELLS = 24
 _FEWEST_IN_CURVE = 5
@@ -120,10 +116,8 @@ def write_report(
     }
     mosaic = _mosaic(usable, classes, np.random.default_rng([seed, 1]))
     page = _page(facts, manifest, mosaic, _Thumbnails(images, picture))
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-    for name, content in (("report.json", text), ("report.html", page)):
-        # A file name that is no valid text carries lone surrogates, which UTF-8 cannot hold.
-        storage.write_bytes(str(root / name), content.encode("utf-8", "backslashreplace"))
+    write_json(root / "report.json", facts)
+    write_page(root / "report.html", page)
 
 
 def _totals(manifest: pd.DataFrame, usable: pd.DataFrame) -> dict[str, int]:
@@ -385,15 +379,7 @@ class _Thumbnails:
 
 
 def _address(image: np.ndarray | None) -> str | None:
-    """A uint8 image (H×W) as a JPEG whose longer side has at most `THUMBNAIL_PIXELS`."""
-    if image is None:
-        return None
-    scale = THUMBNAIL_PIXELS / max(image.shape)
-    if scale < 1:
-        width, height = (max(1, round(scale * side)) for side in image.shape[::-1])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
+    return None if image is None else thumbnail(image, THUMBNAIL_PIXELS, "jpeg")
 
 
 def _page(
@@ -402,35 +388,28 @@ def _page(
     mosaic: list[tuple[str, pd.DataFrame]],
     thumbnails: _Thumbnails,
 ) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "count": lambda number: f"{number:,}",
-        "percent": lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
-        "points": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
-    }
     paths = {pair[end] for pair in facts["duplicates"]["shown"] for end in ("first", "second")}
     paths |= {item["path"] for kind in facts["quarantine"] for item in kind["shown"]}
     rows = manifest[manifest["path"].isin(paths)].set_index("path")
-    source = resources.files("ctray.data.ingest").joinpath("report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    values = {
         **facts,
-        pairs_open=PAIRS_OPEN,
-        rows_shown=LISTED,
-        mosaic=[
+        "pairs_open": PAIRS_OPEN,
+        "rows_shown": LISTED,
+        "mosaic": [
             {
                 "class": name,
                 "images": list(zip(part["path"].astype(str), thumbnails.of(part), strict=True)),
             }
             for name, part in mosaic
         ],
-        pictures=thumbnails.by_path(manifest, paths),
-        labels=rows["label"].to_dict(),
-        statuses=rows["status"].to_dict(),
-        axis=_axis(max(facts["image_sizes"]["largest"])),
-        curves={side: _lines(facts["grey"][side]) for side in ("by_class", "by_source")},
-    )
+        "pictures": thumbnails.by_path(manifest, paths),
+        "labels": rows["label"].to_dict(),
+        "statuses": rows["status"].to_dict(),
+        "axis": _axis(max(facts["image_sizes"]["largest"])),
+        "curves": {side: _lines(facts["grey"][side]) for side in ("by_class", "by_source")},
+    }
+    filters = {"points": lambda share: f"{100 * share:+.1f}".replace("-", "−")}
+    return render("ctray.data.ingest", "report.html.j2", values, filters)
 
 
 def _axis(largest: int) -> list[int]:
