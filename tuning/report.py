@@ -10,16 +10,15 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import optuna
 import yaml
 from markupsafe import Markup
 
-from ctray import storage
+from ctray.pages.rendering import render
+from ctray.pages.writing import write_page
 from tuning import plots
 from tuning.objectives import OBJECTIVES, Objective, best_of
 from tuning.plots import PARALLEL_PARAMETERS, STATES, View
@@ -107,51 +106,47 @@ def write_study(path: Path, trials: Sequence[Trial], chosen: Trial, context: Con
     view = View(trials, chosen, context.objectives[0])
     if chosen.number not in [trial.number for trial in view.scored]:
         raise ValueError(f"trial {chosen.number} is not a scored trial of this study")
-    # A lone surrogate in a reason is no valid text, and UTF-8 cannot hold it.
-    page = _page(view, context).encode("utf-8", "backslashreplace")
-    storage.write_bytes(str(path), page)
+    write_page(path, _page(view, context))
 
 
 def _page(view: View, context: Context) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    states = [trial.state for trial in view.trials]
+    importances = _importances(view)
+    values = {
+        **vars(context),
+        "space": yaml.safe_dump(context.space, sort_keys=False, allow_unicode=True),
+        "trials": view.trials,
+        "chosen": view.chosen,
+        "best": best_of(view.scored, view.primary) or view.chosen,
+        "primary": view.primary,
+        "names": {name: one.title for name, one in OBJECTIVES.items()},
+        "measures": _measures(context.objectives),
+        "scored": len(view.scored),
+        "counts": {state: states.count(state) for state in STATES if state in states},
+        "restarted": any(trial.starts > 1 for trial in view.trials),
+        "front": view.front(_LATENCY),
+        "unmeasured": states.count("finished") - len(view.measured(_LATENCY)),
+        "paretos": _paretos(view, _SIZE in context.objectives, context.latency_budget_ms),
+        "progress": plots.progress(view),
+        "curves": plots.curves(view, context.max_epochs),
+        "slices": plots.slices(view),
+        "parallel": _parallel(view, importances),
+        "timeline": plots.timeline(view),
+        "lanes": len(view.lanes),
+        "importances": importances,
+        "importance_bars": (
+            plots.importance_bars(importances.shares) if importances.shares else None
+        ),
+    }
+    filters = {
         "value": _value,
         "duration": _duration,
         "shell": shlex.quote,
-        "name": lambda objective: objective.title,
-        "title": lambda text: text[:1].upper() + text[1:],
+        "upper_first": lambda text: text[:1].upper() + text[1:],
         "score": lambda number: f"{number:.3f}" if math.isfinite(number) else "–",
         "figure": _figure,
     }
-    source = resources.files("tuning").joinpath("study.html.j2").read_text("utf-8")
-    states = [trial.state for trial in view.trials]
-    importances = _importances(view)
-    return environment.from_string(source).render(
-        **vars(context)
-        | {"space": yaml.safe_dump(context.space, sort_keys=False, allow_unicode=True)},
-        trials=view.trials,
-        chosen=view.chosen,
-        best=best_of(view.scored, view.primary) or view.chosen,
-        primary=view.primary,
-        names={name: one.title for name, one in OBJECTIVES.items()},
-        measures=_measures(context.objectives),
-        scored=len(view.scored),
-        counts={state: states.count(state) for state in STATES if state in states},
-        restarted=any(trial.starts > 1 for trial in view.trials),
-        front=view.front(_LATENCY),
-        unmeasured=states.count("finished") - len(view.measured(_LATENCY)),
-        paretos=_paretos(view, _SIZE in context.objectives, context.latency_budget_ms),
-        progress=plots.progress(view),
-        curves=plots.curves(view, context.max_epochs),
-        slices=plots.slices(view),
-        parallel=_parallel(view, importances),
-        timeline=plots.timeline(view),
-        lanes=len(view.lanes),
-        importances=importances,
-        importance_bars=plots.importance_bars(importances.shares) if importances.shares else None,
-    )
+    return render("tuning", "study.html.j2", values, filters)
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The evaluation report: ``report.json`` for programs and ``report.html`` for people.
+"""The evaluation report: `report.json` for programs and `report.html` for people.
 
 The page is one file without scripts or links to anything outside it, so it can be mailed, archived
 and printed. File and class names come from whoever made the data and are escaped throughout.
@@ -6,45 +6,31 @@ and printed. File and class names come from whoever made the data and are escape
 
 from __future__ import annotations
 
-import base64
-import json
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import resources
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 
-from ctray import storage
-from ctray.evaluation.metrics import (
-    ClassMetrics,
-    Metrics,
-    Reliability,
-    reliability,
-    score,
+from ctray.evaluation.metrics import Metrics
+from ctray.evaluation.summary import (
+    Mistake,
+    Summary,
+    blind_guess,
+    confidence_histogram,
+    scored_rows,
+    summarise,
+    worst_mistakes,
 )
+from ctray.pages.rendering import render
+from ctray.pages.thumbnails import thumbnail
+from ctray.pages.writing import write_json, write_page
 
-RELIABILITY_BINS = 15
 WORST_SHOWN = 12
 SOURCES_SHOWN = 20
 UNREADABLE_SHOWN = 50
 THUMBNAIL_PIXELS = 192
-
-_CONTEXT = {
-    "fingerprint",
-    "bundle",
-    "left_out",
-    "unreadable",
-    "include_training",
-    "split",
-    "data",
-    "synthetic",
-    "versions",
-}
 
 
 def write_report(
@@ -55,242 +41,74 @@ def write_report(
     context: dict[str, Any],
     thumbnails: dict[str, np.ndarray] | None,
 ) -> None:
-    """Write ``out/report.json`` and ``out/report.html``, each whole or not at all.
+    """Write `out/report.json` and `out/report.html`, each whole or not at all.
 
     Args:
         out: folder of the report, made where missing.
-        metrics: the score of the readable records in ``predictions``.
-        predictions: one row a record with ``file, label, predicted, confidence, p_<class>…, error,
-            group`` and, where known, ``source``. Rows with a text in ``error`` were not scored.
-        context: where the numbers come from, all of: ``fingerprint`` (str), ``bundle`` (``name``,
-            ``version``, ``backbone``), ``left_out`` (counts ``trained_on`` and ``chosen_on``),
-            ``unreadable`` (a list of ``file``, ``error``), ``include_training`` (bool), ``split``
-            (str or None), ``data`` (str), ``synthetic`` (bool), ``versions`` (name to version).
+        metrics: the score of the readable records in `predictions`.
+        predictions: one row a record with `file, label, predicted, confidence, p_<class>…, error,
+            group` and, where known, `source`. Rows with a text in `error` were not scored.
+        context: where the numbers come from, all of: `fingerprint` (str), `bundle` (`name`,
+            `version`, `backbone`), `left_out` (counts `trained_on` and `chosen_on`), `unreadable`
+            (a list of `file`, `error`), `include_training` (bool), `split` (str or None), `data`
+            (str), `synthetic` (bool), `versions` (name to version).
         thumbnails: uint8 images [H, W] or [H, W, 3] (RGB) by file name, for the worst mistakes;
             files without one are listed without a picture.
 
     Raises:
         ValueError: the context lacks a key, or the predictions are not those that were scored.
     """
-    missing = _CONTEXT - context.keys()
-    if missing:
-        raise ValueError(f"the report's context lacks {sorted(missing)}")
-    scored = _scored(predictions, metrics)
-    calibration = reliability(
-        scored["confidence"].to_numpy(dtype=np.float64), scored["right"].to_numpy(dtype=bool)
-    )
-    sources = _sources(scored, metrics)
-    summary = _summary(metrics, context, calibration, sources)
+    scored = scored_rows(predictions, metrics)
+    summary = summarise(metrics, scored, context)
     page = _page(summary, scored, thumbnails or {})
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    for name, content in (("report.json", text), ("report.html", page)):
-        # A file name that is no valid text carries lone surrogates, which UTF-8 cannot hold.
-        storage.write_bytes(str(out / name), content.encode("utf-8", "backslashreplace"))
+    write_json(out / "report.json", asdict(summary))
+    write_page(out / "report.html", page)
 
 
-def _scored(predictions: pd.DataFrame, metrics: Metrics) -> pd.DataFrame:
-    """The readable rows with a column ``right``; they must be the ones behind the metrics."""
-    failed = predictions["error"].fillna("").astype(str) != ""
-    scored = predictions[~failed].reset_index(drop=True)
-    place = {name: i for i, name in enumerate(metrics.classes)}
-    confusion = np.zeros_like(metrics.confusion)
-    for true, predicted in zip(scored["label"], scored["predicted"], strict=True):
-        if true not in place or predicted not in place:
-            raise ValueError(f"label {true!r} or prediction {predicted!r} is not a class")
-        confusion[place[true], place[predicted]] += 1
-    if not np.array_equal(confusion, metrics.confusion):
-        raise ValueError(
-            f"the {len(scored)} readable predictions are not the {metrics.n} records of the metrics"
-        )
-    return scored.assign(right=scored["label"] == scored["predicted"])
-
-
-def _summary(
-    metrics: Metrics,
-    context: dict[str, Any],
-    calibration: Reliability,
-    sources: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """All of ``report.json``."""
-    return {
-        "n": metrics.n,
-        "groups": metrics.groups,
-        "classes": list(metrics.classes),
-        "data": context["data"],
-        "split": context["split"],
-        "synthetic": context["synthetic"],
-        "fingerprint": context["fingerprint"],
-        "bundle": {key: context["bundle"][key] for key in ("name", "version", "backbone")},
-        "include_training": context["include_training"],
-        "left_out": {key: context["left_out"][key] for key in ("trained_on", "chosen_on")},
-        "unreadable": [{"file": u["file"], "error": u["error"]} for u in context["unreadable"]],
-        "metrics": {
-            "accuracy": asdict(metrics.accuracy),
-            "macro_f1": asdict(metrics.macro_f1),
-            "weighted_f1": asdict(metrics.weighted_f1),
-            "per_class": {name: _plain(part) for name, part in metrics.per_class.items()},
-        },
-        "averages": {name: _plain(part) for name, part in metrics.averages.items()},
-        "interval": (
-            f"95 % percentile bootstrap over groups, {metrics.replicates} replicates, "
-            f"seed {metrics.seed}"
-        ),
-        "confusion": metrics.confusion.tolist(),
-        "confusions": _confusions(metrics),
-        "calibration": asdict(calibration),
-        "sources": sources,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": dict(context["versions"]),
+def _page(summary: Summary, scored: pd.DataFrame, thumbnails: dict[str, np.ndarray]) -> str:
+    mistakes = worst_mistakes(scored, WORST_SHOWN)
+    values = {
+        **vars(summary),
+        "matrix": _matrix(summary),
+        "histogram": confidence_histogram(scored),
+        "wrong": int((~scored["right"]).sum()),
+        "worst": [(mistake, _picture(mistake, thumbnails)) for mistake in mistakes],
+        "guess": blind_guess(summary),
+        "sources_shown": SOURCES_SHOWN,
+        "unreadable_shown": UNREADABLE_SHOWN,
     }
+    return render("ctray.evaluation", "report.html.j2", values)
 
 
-def _plain(part: ClassMetrics) -> dict[str, Any]:
-    measures = {"precision": part.precision, "recall": part.recall, "f1": part.f1}
-    return {
-        **{name: interval.value for name, interval in measures.items()},
-        "support": part.support,
-        "intervals": {name: {"low": i.low, "high": i.high} for name, i in measures.items()},
-    }
+def _picture(mistake: Mistake, thumbnails: dict[str, np.ndarray]) -> str | None:
+    image = thumbnails.get(mistake.file)
+    return None if image is None else thumbnail(image, THUMBNAIL_PIXELS, "png")
 
 
-def _confusions(metrics: Metrics) -> list[dict[str, Any]]:
-    """Pairs of classes that were mixed up, the most frequent first."""
-    pairs = [
-        {
-            "true": metrics.classes[row],
-            "predicted": metrics.classes[column],
-            "n": int(count),
-            "share_of_true": float(count / metrics.confusion[row].sum()),
-        }
-        for (row, column), count in np.ndenumerate(metrics.confusion)
-        if row != column and count
-    ]
-    return sorted(pairs, key=lambda pair: -pair["n"])
+@dataclass(frozen=True)
+class _Cell:
+    """A cell of the confusion matrix, with its share of the true class."""
+
+    n: int
+    share: float
+    right: bool
 
 
-def _sources(scored: pd.DataFrame, metrics: Metrics) -> list[dict[str, Any]]:
-    """Accuracy and most common class by source, the largest first; empty with fewer than two."""
-    if "source" not in scored:
-        return []
-    names = scored["source"].fillna("").astype(str)
-    if names.nunique() < 2:
-        return []
-    place = {name: i for i, name in enumerate(metrics.classes)}
-    columns = [f"p_{name}" for name in metrics.classes]
-    slices = []
-    for name, rows in scored.groupby(names):
-        part = score(
-            rows["label"].map(place).to_numpy(dtype=np.int64),
-            rows[columns].to_numpy(dtype=np.float64),
-            metrics.classes,
-            rows["group"].astype(str).tolist(),
-            metrics.replicates,
-            metrics.seed,
-        )
-        support = part.confusion.sum(axis=1)
-        slices.append(
-            {
-                "source": name or "not recorded",
-                "n": part.n,
-                "groups": part.groups,
-                "accuracy": asdict(part.accuracy),
-                "most_common": metrics.classes[int(support.argmax())],
-                "most_common_share": float(support.max() / part.n),
-            }
-        )
-    return sorted(slices, key=lambda row: -row["n"])
+@dataclass(frozen=True)
+class _Row:
+    """A row of the confusion matrix: a true class."""
+
+    name: str
+    total: int
+    cells: list[_Cell]
 
 
-def _page(summary: dict[str, Any], scored: pd.DataFrame, thumbnails: dict[str, np.ndarray]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "count": lambda number: f"{number:,}"}
-    source = resources.files("ctray.evaluation").joinpath("report.html.j2").read_text("utf-8")
-    wrong = int((~scored["right"]).sum())
-    return environment.from_string(source).render(
-        **summary,
-        matrix=_matrix(summary["classes"], summary["confusion"]),
-        histogram=_histogram(scored),
-        wrong=wrong,
-        worst=_worst(scored, thumbnails),
-        guess=_guesses(summary),
-        sources_shown=SOURCES_SHOWN,
-        unreadable_shown=UNREADABLE_SHOWN,
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _matrix(classes: list[str], confusion: list[list[int]]) -> list[dict[str, Any]]:
-    """Rows of the confusion matrix with each cell's share of its true class."""
+def _matrix(summary: Summary) -> list[_Row]:
     return [
-        {
-            "name": name,
-            "total": sum(counts),
-            "cells": [
-                {"n": n, "share": n / max(sum(counts), 1), "right": i == j}
-                for j, n in enumerate(counts)
-            ],
-        }
-        for i, (name, counts) in enumerate(zip(classes, confusion, strict=True))
+        _Row(
+            name=name,
+            total=sum(counts),
+            cells=[_Cell(n, n / max(sum(counts), 1), i == j) for j, n in enumerate(counts)],
+        )
+        for i, (name, counts) in enumerate(zip(summary.classes, summary.confusion, strict=True))
     ]
-
-
-def _histogram(scored: pd.DataFrame) -> dict[str, Any]:
-    """Shares of the right and of the wrong answers by confidence, in equally wide bins."""
-    edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
-    sides = {}
-    for name, rows in (("right", scored[scored["right"]]), ("wrong", scored[~scored["right"]])):
-        counts, _ = np.histogram(rows["confidence"].clip(0, 1), edges)
-        sides[name] = {
-            "n": len(rows),
-            "counts": counts.tolist(),
-            "shares": (counts / max(len(rows), 1)).tolist(),
-            "median": float(rows["confidence"].median()) if len(rows) else None,
-        }
-    top = max(*sides["right"]["shares"], *sides["wrong"]["shares"])
-    return {**sides, "top": top}
-
-
-def _worst(scored: pd.DataFrame, thumbnails: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The wrong answers given with the highest confidence."""
-    wrong = scored[~scored["right"]].sort_values(["confidence", "file"], ascending=[False, True])
-    return [
-        {
-            "file": row["file"],
-            "true": row["label"],
-            "predicted": row["predicted"],
-            "confidence": row["confidence"],
-            "true_probability": row[f"p_{row['label']}"],
-            "picture": _picture(thumbnails[row["file"]]) if row["file"] in thumbnails else None,
-        }
-        for _, row in wrong.head(WORST_SHOWN).iterrows()
-    ]
-
-
-def _picture(image: np.ndarray) -> str:
-    """A uint8 image [H, W] or RGB [H, W, 3] as a small PNG in a data address."""
-    scale = THUMBNAIL_PIXELS / max(image.shape[:2])
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, png = cv2.imencode(".png", image)
-    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode("ascii")
-
-
-def _guesses(summary: dict[str, Any]) -> dict[str, float]:
-    """Accuracy of naming the most common class without a look at any image.
-
-    ``blind`` knows the class counts of the whole; ``by_source`` those of each source. Far apart,
-    they say that the source gives the class away.
-    """
-    n = summary["n"]
-    return {
-        "blind": max(sum(row) for row in summary["confusion"]) / n,
-        "by_source": sum(s["most_common_share"] * s["n"] for s in summary["sources"]) / n,
-    }

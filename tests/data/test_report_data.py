@@ -13,21 +13,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctray.data.ingest.report import (
-    MOSAIC_ALL,
-    PAIRS_SHOWN,
-    QUARANTINE_A_STATUS,
-    THUMBNAIL_PIXELS,
-    write_report,
-)
+from ctray.data.ingest.confound import find_confounds
+from ctray.data.ingest.report import MOSAIC_ALL, THUMBNAIL_PIXELS, write_report
+from ctray.data.ingest.summary import PAIRS_SHOWN, QUARANTINE_A_STATUS
 
 pytestmark = pytest.mark.fast
 
 CLASSES = ["COVID", "Normal", "Viral Pneumonia"]
 SIZE = 128
 SECTIONS = (
-    *("headline", "classes", "images", "sizes", "grey", "confounds", "duplicates"),
-    *("left-out", "warnings", "balance", "origin"),
+    "headline",
+    "classes",
+    "images",
+    "sizes",
+    "grey",
+    "confounds",
+    "duplicates",
+    "left-out",
+    "warnings",
+    "balance",
+    "origin",
 )
 VOID = {"meta", "img", "br"}
 PAIR_COLUMNS = ["first", "second", "kind", "similarity", "flipped", "conflict"]
@@ -86,7 +91,10 @@ def written(
         "picture": lambda row: None,
         "info": {"name": "a folder", "version": "1", "inputs": ["in"], "date": "2026-01-01"},
     }
-    write_report(root, frame, no_pairs() if pairs is None else pairs, **(arguments | changes))
+    arguments |= changes
+    confounds = find_confounds(frame, arguments["classes"])
+    pairs = no_pairs() if pairs is None else pairs
+    write_report(root, frame, pairs, confounds=confounds, **arguments)
     page = (root / "report.html").read_text("utf-8")
     return json.loads((root / "report.json").read_text("utf-8")), page
 

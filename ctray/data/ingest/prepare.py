@@ -27,6 +27,7 @@ from ctray import __version__
 from ctray.data.image.decode import ImageError, decode
 from ctray.data.image.preprocess import resize
 from ctray.data.ingest.checks import check_classes, check_records, refuse_faults
+from ctray.data.ingest.confound import find_confounds
 from ctray.data.ingest.earlier import Base, join, read_stores
 from ctray.data.ingest.groups import assign_splits, check_leaks, group_records
 from ctray.data.ingest.listing import (
@@ -263,6 +264,7 @@ def _write(
         partial,
         manifest,
         pairs,
+        confounds=find_confounds(manifest, info["classes"]),
         classes=info["classes"],
         size=info["size"],
         fingerprint=info["fingerprint"],

@@ -1,0 +1,1 @@
+"""What all HTML reports share: base template, style sheet, thumbnails, numbers, writing."""
