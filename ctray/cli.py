@@ -308,7 +308,8 @@ def explain(
     """
     import cv2
 
-    from ctray.data.image.decode import ImageError, decode_image
+    from ctray.data.image.dispatch import decode_image
+    from ctray.data.image.picture import ImageError
     from ctray.engine.predictor import Predictor
     from ctray.explain.gradcam import heatmap, overlay
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import ctray
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.engine.predictor import Prediction, Predictor
 from serve.body import FORM_FIELD, FORM_TYPE, IMAGE_TYPES, MAX_BODY_BYTES, SentFile, read_files
 from serve.schema import (

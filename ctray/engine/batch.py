@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ctray.data.image.decode import EXTENSIONS, ImageError, read_file
+from ctray.data.image.dispatch import EXTENSIONS, read_file
+from ctray.data.image.picture import ImageError
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from ctray.artefact.bundle import Bundle
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import to_input
 from ctray.engine.base import Engine, EngineName, load_engine
 

@@ -23,7 +23,7 @@ from serve_kit import png
 import serve
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import promote
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.engine.predictor import Prediction, Predictor
 from ctray.errors import UserError
 from serve.app import Classifier, app

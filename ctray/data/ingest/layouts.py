@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ctray import storage
-from ctray.data.image.decode import EXTENSIONS
+from ctray.data.image.dispatch import EXTENSIONS
 from ctray.data.ingest.tables import SPLIT_NAMES, Row, Table, listed, read_table, suffix
 from ctray.errors import UserError
 
