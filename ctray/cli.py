@@ -400,7 +400,8 @@ def phantom(
 
     Example: ctray phantom --out synthetic --images-per-class 100
     """
-    from ctray.synthetic.phantom import PhantomSpec, write_folder
+    from ctray.synthetic.folder import write_folder
+    from ctray.synthetic.phantom import PhantomSpec
 
     write_folder(PhantomSpec(images_per_class=images_per_class, seed=seed), out)
     print(f"synthetic images, {images_per_class} a class: {out}")

@@ -21,7 +21,8 @@ from ctray.data.ingest.source import check_data, open_or_prepare
 from ctray.errors import UserError
 from ctray.session import import_meanwhile, ray_session
 from ctray.storage import locked, new_folder, write_bytes
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 from ctray.training.plan import make_plan
 from tuning.board import Board
 from tuning.choice import Choose
