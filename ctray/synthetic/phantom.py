@@ -15,7 +15,6 @@ depends on nothing but its own index: not on how many are drawn, nor on their or
 without the finding leaves every other pixel as it was.
 """
 
-
 from dataclasses import dataclass
 
 import numpy as np
