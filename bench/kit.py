@@ -20,7 +20,8 @@ import pandas as pd
 import psutil
 
 from ctray.data.store import Store
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 REPOSITORY = Path(__file__).parent.parent
 # Of a processor's flags the first that it has says how fast it may be.

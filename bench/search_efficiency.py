@@ -29,7 +29,9 @@ from ctray.artefact.parts import SUMS
 from ctray.data.store import Store
 from ctray.engine.predictor import Predictor
 from ctray.evaluation.evaluate import evaluate
-from ctray.synthetic.phantom import MARKER_FILE, PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.marker import SYNTHETIC_MARKER
+from ctray.synthetic.phantom import PhantomSpec
 
 RECIPE = "deck_small_cnn"
 SEEDS, TRIALS, EPOCHS = 5, 20, 12
@@ -64,7 +66,7 @@ def embedded(place: Path, quick: bool) -> Path:
         spec = PhantomSpec(images_per_class=8 if quick else count, size=96, seed=seed)
         # Its table's patients are numbered alike in every split.
         (write_folder(spec, place / split) / "metadata.csv").unlink()
-    (place / MARKER_FILE).touch()
+    (place / SYNTHETIC_MARKER).touch()
     return place
 
 

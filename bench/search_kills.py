@@ -16,7 +16,8 @@ from typing import Any
 
 from kit import alone, arguments, emit, note, prepared, search
 
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 KILLS, TRIALS, EPOCHS = 10, 12, 40
 # A search that is not back by then hangs.

@@ -24,7 +24,8 @@ from typing import Any
 from kit import alone, arguments, emit, in_turn, note, prepared, search
 
 from ctray.data.store import Store
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 TRIALS, IMAGE_SIZE = 8, 96
 SPACE = f"""

@@ -21,7 +21,8 @@ from ray.util import placement_group_table
 
 from ctray.ray_internals import actors
 from ctray.session import ray_session
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 SEARCHES, TRIALS = 50, 4
 # A search of this size takes under a minute; one that is not back by then hangs.

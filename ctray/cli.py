@@ -75,7 +75,8 @@ def phantom(
 
     Example: ctray phantom --out synthetic --images-per-class 100
     """
-    from ctray.synthetic.phantom import PhantomSpec, write_folder
+    from ctray.synthetic.folder import write_folder
+    from ctray.synthetic.phantom import PhantomSpec
 
     write_folder(PhantomSpec(images_per_class=images_per_class, seed=seed), out)
     print(f"synthetic images, {images_per_class} a class: {out}")
@@ -364,7 +365,8 @@ def explain(
     """
     import cv2
 
-    from ctray.data.image.decode import ImageError, decode_image
+    from ctray.data.image.dispatch import decode_image
+    from ctray.data.image.picture import ImageError
     from ctray.engine.predictor import Predictor
     from ctray.explain.gradcam import heatmap, overlay
 

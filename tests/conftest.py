@@ -14,7 +14,8 @@ from ctray.data.ingest.listing import list_folder
 from ctray.data.ingest.prepare import Options, prepare
 from ctray.data.store import Store
 from ctray.session import ray_session
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ctray.storage import locked, new_folder, write_bytes
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 from tuning.objectives import OBJECTIVES, best_of, front
 from tuning.study import Study
 from tuning.subject import check_same

@@ -11,7 +11,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from ctray.data.image.decode import EXTENSIONS, ImageError, read_file
+from ctray.data.image.dispatch import EXTENSIONS, read_file
+from ctray.data.image.picture import ImageError
 from ctray.decision.prediction import Prediction
 from ctray.engine.predictor import Predictor
 from ctray.engine.table import Line

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from ctray.artefact.bundle import Bundle
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import to_input
 from ctray.decision.decide import DecisionParams, decide
 from ctray.decision.prediction import Prediction

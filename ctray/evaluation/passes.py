@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import stored_to_input, to_input
 from ctray.data.ingest.listing import FileRecord, list_folder, read_bytes
 from ctray.data.store import Store, read_image, record_id

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.engine.predictor import Predictor
 from serve.guards.body import SentFile, form_files, read_body
 from serve.host import ModelHost, loaded

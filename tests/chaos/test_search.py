@@ -14,7 +14,8 @@ from chaos_kit import kill, running
 from optuna.trial import FrozenTrial, TrialState
 
 from ctray.artefact.bundle import Bundle
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 pytestmark = pytest.mark.timeout(900)
 

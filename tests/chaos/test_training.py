@@ -20,7 +20,8 @@ from chaos_kit import Command, kill, running
 
 from ctray.artefact.bundle import Bundle
 from ctray.process import free_port
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 from ctray.training import checkpoints
 
 # A busy machine starts Ray in half a minute, and the long test starts it five times.

@@ -29,7 +29,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ctray.data.image.decode import EXTENSIONS, ImageError, decode, decode_image, read_file
+from ctray.data.image.dispatch import EXTENSIONS, decode, decode_image, read_file
+from ctray.data.image.picture import ImageError
 
 # pytest lifts the filter that `decode` sets, at every test anew.
 pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore::UserWarning")]

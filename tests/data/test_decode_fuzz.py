@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctray.data.image.decode import ImageError, decode
+from ctray.data.image.dispatch import decode
+from ctray.data.image.picture import ImageError
 
 pytestmark = pytest.mark.fast
 

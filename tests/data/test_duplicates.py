@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import Pair, near_duplicates, perceptual_hash
 from ctray.synthetic.phantom import CLASSES, PhantomSpec, draw

@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from ctray import storage
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.data.ingest.listing import (
     FileRecord,
     Input,

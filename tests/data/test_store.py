@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import Pair
 from ctray.data.ingest.listing import Input, list_folder, list_inputs

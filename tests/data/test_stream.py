@@ -15,7 +15,7 @@ import pytest
 from ctray import cli
 from ctray.config import AugmentConfig, PreprocessSpec
 from ctray.data.augment import Augmenter, record_key
-from ctray.data.image.decode import decode_image
+from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import apply_tone, to_input
 from ctray.data.ingest.listing import list_folder
 from ctray.data.ingest.prepare import Options, prepare

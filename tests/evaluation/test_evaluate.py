@@ -16,7 +16,8 @@ from ctray.cli import app
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.synthetic.phantom import PhantomSpec, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.phantom import PhantomSpec
 
 
 def invoke(*arguments: object) -> Result:

@@ -23,7 +23,7 @@ from serve_kit import png
 import serve
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import promote
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.decision.prediction import Prediction
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError

@@ -23,7 +23,8 @@ from serve_kit import CLASSES, answers, dicom, png, wait_for
 
 import serve
 from ctray.artefact.bundle import Bundle
-from ctray.data.image.decode import ImageError, decode_image
+from ctray.data.image.dispatch import decode_image
+from ctray.data.image.picture import ImageError
 from ctray.engine.predictor import Predictor
 from ctray.process import free_port
 from serve.schema import ModelReply, PredictReply

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from ctray.errors import UserError
-from ctray.synthetic.phantom import CLASSES, MARKER_FILE, PhantomSpec, draw, write_folder
+from ctray.synthetic.folder import write_folder
+from ctray.synthetic.marker import SYNTHETIC_MARKER
+from ctray.synthetic.phantom import CLASSES, PhantomSpec, draw
 
 pytestmark = pytest.mark.fast
 
@@ -149,7 +151,7 @@ def test_the_folder_holds_what_the_metadata_says(tmp_path: Path) -> None:
 
 def test_the_folder_says_that_it_is_synthetic(tmp_path: Path) -> None:
     out = write_folder(replace(SPEC, images_per_class=1), tmp_path / "phantom")
-    assert len((out / MARKER_FILE).read_text().splitlines()) == 1
+    assert len((out / SYNTHETIC_MARKER).read_text().splitlines()) == 1
     readme = (out / "README.md").read_text()
     assert len(readme.splitlines()) == 2
     for word in ("synthetic", "ctray.synthetic.phantom", "seed=7", "size=128"):

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ctray import storage
-from ctray.data.image.decode import EXTENSIONS
+from ctray.data.image.dispatch import EXTENSIONS
 from ctray.data.ingest.tables import SPLIT_NAMES, Row, Table, listed, read_table, suffix
 from ctray.errors import UserError
+from ctray.synthetic.marker import SYNTHETIC_MARKER
 
-# Written beside the class folders by the phantom, so that nobody takes its figures for patients'.
-SYNTHETIC_MARKER = "SYNTHETIC"
 METADATA = "metadata.csv"
 MANIFESTS = frozenset({".csv", ".parquet"})
 _IMAGES, _MASKS = "images", "masks"

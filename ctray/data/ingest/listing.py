@@ -15,7 +15,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from ctray import storage
-from ctray.data.image.decode import ImageError
+from ctray.data.image.picture import ImageError
 from ctray.data.ingest.layouts import (
     MANIFESTS,
     Contents,

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctray import __version__
-from ctray.data.image.decode import ImageError, decode
+from ctray.data.image.dispatch import decode
+from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import resize
 from ctray.data.ingest.checks import check_classes, check_records, refuse_faults
 from ctray.data.ingest.confound import find_confounds

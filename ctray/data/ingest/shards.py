@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import ray
 
-from ctray.data.image.decode import ImageError, Picture, decode
+from ctray.data.image.dispatch import decode
+from ctray.data.image.picture import ImageError, Picture
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import perceptual_hash
 from ctray.data.ingest.earlier import Base

@@ -1,0 +1,186 @@
+"""Encoded bytes to canonical images: one function for preparing, predicting and serving.
+
+The first bytes say the format, and each format has one reader. Every size is checked in the header,
+before anything is decoded, and every way in which a file can be bad is an `ImageError`.
+"""
+
+import functools
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+
+from ctray.data.image.dicom import read_dicom
+from ctray.data.image.picture import Frame, ImageError, Picture, truncated
+from ctray.data.image.raster import read_bmp, read_jpeg, read_png, read_tiff, read_webp
+
+_READERS: dict[str, Callable[[bytes], list[Frame]]] = {
+    "PNG": read_png,
+    "JPEG": read_jpeg,
+    "BMP": read_bmp,
+    "TIFF": read_tiff,
+    "WEBP": read_webp,
+    "DICOM": read_dicom,
+}
+
+_SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+}
+EXTENSIONS = frozenset(_SUFFIXES)
+# Lengths of the second header: two letters alone also start a text.
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# 16 of 255 levels between two channels of a mid grey is a CIELAB chroma of 9, which anyone sees
+# and which neither JPEG nor WebP adds to grey; 0.1 % of the pixels is an arrow or a letter.
+_CHROMA_LEVELS = 16
+_COLOURED_SHARE = 0.001
+
+# How Pillow, pydicom and libjpeg say that data are missing.
+_CUT = re.compile(
+    "truncated|end of file|less than expected|fewer fragments|run out of data", re.IGNORECASE
+)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; ImageError if it cannot be opened."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError("unreadable", f"the file cannot be opened: {error.strerror}") from error
+
+
+def decode(data: bytes, name: str | None = None) -> list[Picture]:
+    """Decode every page or frame of a PNG, JPEG, BMP, TIFF, WebP or DICOM file.
+
+    EXIF orientation is applied, transparency ignored, colour turned to grey (ITU-R BT.601). More
+    than 8 bits go linearly from the darkest to the brightest pixel, without padding. DICOM goes
+    through its modality table and its first VOI table or window (PS3.3 C.11), CT in Hounsfield
+    units through the lung window instead; MONOCHROME1 is inverted.
+
+    Args:
+        data: the file.
+        name: its name or path; a suffix that belongs to another format is an error.
+
+    Returns:
+        The pictures in the order of the file, at least one.
+
+    Raises:
+        ImageError: with the fault and a sentence; one bad frame makes the file bad.
+    """
+    _silence_libraries()
+    if not data:
+        raise ImageError("unreadable", "the file is empty")
+    kind = _format(data)
+    if name is not None:
+        _check_name(PurePath(name), kind)
+    if kind is None:
+        raise ImageError(
+            "unreadable", "not an image: no PNG, JPEG, BMP, TIFF, WebP or DICOM header"
+        )
+    try:
+        frames = _READERS[kind](data)
+    except ImageError:
+        raise
+    # The libraries raise whatever they stumble over: each is this file's fault.
+    except Exception as error:
+        if isinstance(error, EOFError) or _CUT.search(str(error)):
+            raise truncated(kind) from error
+        raise ImageError(
+            "unreadable",
+            f"the {kind} data cannot be decoded ({type(error).__name__}): export the image again",
+        ) from error
+    return [_picture(frame, kind, place, len(frames)) for place, frame in enumerate(frames)]
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode a file of exactly one picture, as `decode` does.
+
+    Returns:
+        The canonical image: uint8, shape (height, width), both at least 32.
+
+    Raises:
+        ImageError: as `decode`, and for a file of several pages or frames.
+    """
+    pictures = decode(data)
+    if len(pictures) != 1:
+        raise ImageError(
+            "unreadable",
+            f"the {pictures[0].format} file has {len(pictures)} frames: send one frame a file",
+        )
+    return pictures[0].pixels
+
+
+@functools.cache
+def _silence_libraries() -> None:
+    # What they print about a broken file is in its ImageError. Once for the process and not around
+    # each decode, because neither warning filters nor log levels belong to one thread.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\.")
+
+
+def _format(data: bytes) -> str | None:
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(_TIFF_STARTS):
+        return "TIFF"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return None
+
+
+def _check_name(name: PurePath, kind: str | None) -> None:
+    named = _SUFFIXES.get(name.suffix.lower())
+    if named in (None, kind):
+        return
+    if kind is not None:
+        suffix = next(suffix for suffix, owner in _SUFFIXES.items() if owner == kind)
+        raise ImageError(
+            "wrong type", f"{name.name} holds {kind} data: rename it to {name.stem}{suffix}"
+        )
+    if named == "DICOM":
+        raise ImageError(
+            "wrong type",
+            f"{name.name} is not a DICOM file, 'DICM' does not follow its first 128 bytes: "
+            "export it again, or rename it to what it is",
+        )
+
+
+def _picture(frame: Frame, kind: str, place: int, frames: int) -> Picture:
+    pixels, colour = frame.pixels, False
+    if pixels.ndim == 3:
+        colour = _is_coloured(pixels)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    if pixels.min() == pixels.max():
+        which = f"frame {place + 1} of {frames}" if frames > 1 else "the image"
+        raise ImageError("blank", f"{which} is blank: every pixel has the same value")
+    if not pixels.flags.writeable:
+        pixels = pixels.copy()
+    return Picture(pixels, kind, frame.bits, colour, place, frames, frame.tags)
+
+
+def _is_coloured(pixels: np.ndarray) -> bool:
+    # A share of the pixels: every fourth row gives it as well.
+    red, green, blue = cv2.split(np.ascontiguousarray(pixels[::4]))
+    high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    _, visible = cv2.threshold(cv2.subtract(high, low), _CHROMA_LEVELS, 1, cv2.THRESH_BINARY)
+    return cv2.countNonZero(visible) > _COLOURED_SHARE * visible.size

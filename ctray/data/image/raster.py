@@ -1,0 +1,188 @@
+"""PNG, JPEG, BMP, WebP and TIFF to frames.
+
+OpenCV decodes PNG, Pillow the others: it says when data are missing, where OpenCV's JPEG fills the
+rest with grey.
+"""
+
+import io
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ctray.data.image.picture import (
+    MAX_PIXELS,
+    MIN_SIDE,
+    Frame,
+    ImageError,
+    check_jpeg_ends,
+    check_size,
+    stretch,
+    too_large,
+    truncated,
+)
+
+_Image = TypeVar("_Image", bound=ImageFile)
+
+_AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+# What makes up the picture. Transparency is left out: nobody knows the colour behind it.
+_PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND"})
+# Tags of TIFF 6.0.
+_WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 256, 257, 258, 262, 0
+_STRIP_OFFSETS, _STRIP_COUNTS = 273, 279
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
+
+
+def read_png(data: bytes) -> list[Frame]:
+    """The one frame of a PNG file."""
+    data = _png_essence(data)
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    check_size(width, height)
+    return [Frame(_from_opencv(cv2.imdecode(_buffer(data), _AS_STORED)), bits)]
+
+
+def _png_essence(data: bytes) -> bytes:
+    """The chunks of the picture alone, checked; libpng complains of others on standard error."""
+    kept, start, kind = [data[:8]], 8, b""
+    while kind != b"IEND":
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):
+            raise truncated("PNG")
+        kind = data[start + 4 : start + 8]
+        if kind in _PNG_CHUNKS:
+            if zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ImageError(
+                    "unreadable", "the PNG data are damaged: a checksum is wrong; copy it again"
+                )
+            kept.append(data[start:end])
+        start = end
+    if kept[1][4:8] != b"IHDR":
+        raise ImageError("unreadable", "the PNG data cannot be decoded: no header chunk")
+    return b"".join(kept)
+
+
+def _buffer(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
+
+
+def _from_opencv(pixels: np.ndarray | None) -> np.ndarray:
+    if pixels is None:
+        raise ImageError("unreadable", "the compressed data are damaged: copy the file again")
+    if pixels.dtype != np.uint8:
+        pixels = stretch(pixels)
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def read_jpeg(data: bytes) -> list[Frame]:
+    """The one frame of a JPEG file."""
+    check_jpeg_ends(data)
+    with JpegImageFile(io.BytesIO(data)) as image:
+        check_size(*image.size)
+        return [Frame(_from_pillow(image), 8)]
+
+
+def read_bmp(data: bytes) -> list[Frame]:
+    """The one frame of a BMP file."""
+    with BmpImageFile(io.BytesIO(data)) as image:
+        check_size(*image.size)
+        return [Frame(_from_pillow(image), 8)]
+
+
+def read_webp(data: bytes) -> list[Frame]:
+    """The frames of a WebP file."""
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise truncated("WEBP")
+    with WebPImageFile(io.BytesIO(data)) as image:
+        check_size(*image.size, image.n_frames)
+        return [Frame(_from_pillow(page), 8) for page in _pages(image)]
+
+
+def read_tiff(data: bytes) -> list[Frame]:
+    """The pages of a TIFF file."""
+    _check_tiff_directories(data)
+    with TiffImageFile(io.BytesIO(data)) as image:
+        pixels = 0
+        for count, page in enumerate(_pages(image), start=1):
+            pixels += _check_tiff_page(page, len(data))
+            if pixels > MAX_PIXELS:
+                raise too_large(f"{page.width}×{page.height} px on page {count}")
+        return [_tiff_frame(page, data) for page in _pages(image)]
+
+
+def _check_tiff_directories(data: bytes) -> None:
+    """Each page has a directory, which names the next; Pillow reads what there is of a cut one."""
+    if data[2:4] not in (b"*\0", b"\0*"):
+        return  # BigTIFF, which is for files larger than any we take
+    order = "<" if data.startswith(b"II") else ">"
+    seen: set[int] = set()
+    end = 8
+    while len(data) >= end and (start := struct.unpack_from(order + "I", data, end - 4)[0]):
+        if start in seen or len(seen) * MIN_SIDE**2 > MAX_PIXELS:
+            raise ImageError("unreadable", "the TIFF data cannot be decoded: too many pages")
+        seen.add(start)
+        entries = struct.unpack_from(order + "H", data, start)[0] if start + 2 <= len(data) else 0
+        end = start + 2 + 12 * entries + 4
+    if len(data) < end:
+        raise truncated("TIFF")
+
+
+def _pages(image: _Image) -> Iterator[_Image]:
+    for number in itertools.count():
+        try:
+            image.seek(number)
+        except EOFError:
+            return
+        yield image
+
+
+def _check_tiff_page(page: TiffImageFile, size: int) -> int:
+    """The pixels a page asks for, tiles included, if all its data lie within `size` bytes."""
+    check_size(*page.size)
+    for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
+        parts = zip(page.tag_v2.get(offsets, ()), page.tag_v2.get(counts, ()), strict=False)
+        if any(offset + count > size for offset, count in parts):
+            raise truncated("TIFF")
+    # Pillow leaves black what no strip covers.
+    boxes = [tile.extents for tile in page.tile if tile.extents]
+    right, bottom = (max(box[edge] for box in boxes) for edge in (2, 3))
+    if right < page.tag_v2[_WIDTH] or bottom < page.tag_v2[_HEIGHT]:
+        raise truncated("TIFF")
+    width = max(page.width, page.tag_v2.get(_TILE_WIDTH, 0))
+    return width * max(page.height, page.tag_v2.get(_TILE_HEIGHT, 0))
+
+
+def _tiff_frame(page: TiffImageFile, data: bytes) -> Frame:
+    samples = page.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+    bits = max(samples)
+    if bits > 8 and len(samples) > 1:
+        # Pillow drops the lower byte of deep colour.
+        only = (page.tell(), page.tell() + 1)
+        _, found = cv2.imdecodemulti(_buffer(data), _AS_STORED, range=only)
+        return Frame(_from_opencv(found[0] if found else None), bits)
+    pixels = _from_pillow(page)
+    # Pillow inverts these up to 8 bits.
+    inverted = bits > 8 and page.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE
+    return Frame(255 - pixels if inverted else pixels, bits)
+
+
+def _from_pillow(image: ImageFile) -> np.ndarray:
+    """The pixels of a page, upright: uint8, (height, width) or (height, width, 3) RGB."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I") or image.mode == "F":
+        return stretch(np.asarray(image))
+    upright: Image.Image = image
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted.
+        upright = ImageChops.invert(image)
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return np.asarray(upright if upright.mode == mode else upright.convert(mode))
