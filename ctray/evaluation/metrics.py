@@ -5,8 +5,6 @@ or a cluster of near-duplicates). Records of one group resemble each other, so r
 one by one would call the numbers more certain than they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,16 +16,15 @@ from ctray.errors import UserError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+# Probability left out on each side of an interval: 95 % in all.
 TAIL = 0.025
-"""Probability left out on each side of an interval: 95 % in all."""
-
+# Largest number of (replicate, group) weights held at once; 8 bytes each, in two arrays.
 _DRAW_CELLS = 4_000_000
-"""Largest number of (replicate, group) weights held at once; 8 bytes each, in two arrays."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value with its 95 % interval, ``low <= value <= high``."""
+    """A measured value with its 95 % interval, `low <= value <= high`."""
 
     value: float
     low: float
@@ -54,8 +51,8 @@ class Metrics:
         classes: class names, in the order of the confusion matrix.
         accuracy: share of records whose predicted class is the true one.
         per_class: one entry a class, also for a class without records.
-        averages: ``"macro"`` (each class counts the same; over the classes that occur as a label
-            or as a prediction) and ``"weighted"`` (each class counts by its support).
+        averages: `"macro"` (each class counts the same; over the classes that occur as a label
+            or as a prediction) and `"weighted"` (each class counts by its support).
         confusion: int64 [C, C], rows are the true class, columns the predicted one.
         replicates: bootstrap replicates behind each interval.
         seed: seed of the bootstrap.
@@ -84,15 +81,21 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The records whose confidence lies in [low, high); the last bin includes 1."""
+    """The records whose confidence lies in [low, high); the last bin includes 1.
+
+    Attributes:
+        low: lower edge, 0–1.
+        high: upper edge, 0–1.
+        n: number of records in the bin.
+        confidence: their mean confidence, 0–1; 0 when there are none.
+        accuracy: share of them that is right, 0–1; 0 when there are none.
+    """
 
     low: float
     high: float
     n: int
     confidence: float
-    """Mean confidence of the records in the bin; 0 when there are none."""
     accuracy: float
-    """Share of them that is right; 0 when there are none."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def score(
 
     The predicted class is the most probable one (the first of equals). Where a measure divides by
     zero (precision of a class never predicted, recall of a class without records) its value is 0,
-    as in scikit-learn with ``zero_division=0``.
+    as in scikit-learn with `zero_division=0`.
 
     An interval is the 2.5th to 97.5th percentile over replicates, each of which draws as many
     groups as there are, with replacement. Replicates in which a class's measure is undefined say
@@ -141,7 +144,7 @@ def score(
     Raises:
         UserError: there are no records.
         ValueError: shapes do not fit each other, a label is no class index, a probability is not
-            finite, or ``replicates`` is below 1.
+            finite, or `replicates` is below 1.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     _check(labels, probabilities, classes, groups, replicates)
@@ -338,7 +341,7 @@ def _measures(counts: FloatArray) -> _Measures:
 
 
 def _groups_behind(counts: FloatArray) -> IntArray:
-    """How many groups each measure stands on, in the order of ``_Measures.values``.
+    """How many groups each measure stands on, in the order of `_Measures.values`.
 
     A macro average stands on as few as its rarest class does.
     """
@@ -363,7 +366,7 @@ def _limits(
 
 
 def _span_of(kept: FloatArray, value: float, number: int) -> tuple[float, float]:
-    """Low and high end from the replicates of a measure that stands on ``number`` groups."""
+    """Low and high end from the replicates of a measure that stands on `number` groups."""
     if not kept.size:
         return 0.0, 1.0
     if (kept == value).all():

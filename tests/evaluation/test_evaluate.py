@@ -63,9 +63,8 @@ def test_a_store_is_scored_on_its_test_split_like_its_folder(
 def test_training_records_are_scored_on_request_and_the_report_says_so(
     run: Path, images: Path, tmp_path: Path
 ) -> None:
-    done = invoke(
-        *("evaluate", run / "bundle", "--data", images, "--out", tmp_path, "--include-training")
-    )
+    place = ("--data", images, "--out", tmp_path)
+    done = invoke("evaluate", run / "bundle", *place, "--include-training")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["n"] == 320
     assert report["include_training"]

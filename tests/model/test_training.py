@@ -128,6 +128,11 @@ def test_two_workers_train_and_count_every_validation_record_once(
     assert bundle.info.metrics["val_loss"] in [row["val_loss"] for row in full]
     assert bundle.info.metrics["val_macro_f1"] > 0.3, "four balanced classes"
     assert bundle.info.recipe.tta == "flip"
+    said = bundle.validation
+    assert said is not None
+    # Gathered from two workers, and yet in the store's order.
+    right = (said.logits.argmax(axis=1) == said.labels).mean()
+    assert right == pytest.approx(bundle.info.metrics["val_accuracy"])
 
 
 def test_an_evaluation_is_of_images_of_the_size_asked_for(store: Store) -> None:
@@ -200,6 +205,12 @@ def test_a_refit_goes_on_from_the_best_weights_with_the_validation_records_too(
     assert any(not torch.equal(bundle.weights[n], before.weights[n]) for n in statistics)
     assert set(bundle.seen.trained_on) == set(store.records("train+val")["id"])
     assert bundle.seen.chosen_on == ()
+    assert bundle.validation is not None
+    assert before.validation is not None
+    assert bundle.validation.scored_by == "chosen checkpoint, before the refit"
+    assert before.validation.scored_by == "chosen checkpoint"
+    assert np.array_equal(bundle.validation.logits, before.validation.logits)
+    assert bundle.validation.ids == before.validation.ids == tuple(store.records("val")["id"])
     assert not (tmp_path / "checkpoints").exists()
 
 
