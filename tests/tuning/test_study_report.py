@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tuning.importance import IMPORTANCE_TRIALS
 from tuning.objectives import OBJECTIVES, Objective
 from tuning.plots import PARALLEL_PARAMETERS
-from tuning.report import IMPORTANCE_TRIALS, Context, write_study
+from tuning.report import Context, write_study
 from tuning.trials import State, Trial
 
 pytestmark = pytest.mark.fast
@@ -296,8 +297,11 @@ def test_trials_side_by_side_are_shown_lane_by_lane(tmp_path: Path) -> None:
     reader = Reader(page(tmp_path, trials, trials[2]))
     labels = [t for t in reader.plots["When each trial ran"] if t[0].isdigit() and " " in t]
     assert labels[:5] == [
-        *("0 finished, lane 0", "2 finished, chosen, lane 0", "1 pruned, lane 1"),
-        *("3 failed", "4 stopped"),
+        "0 finished, lane 0",
+        "2 finished, chosen, lane 0",
+        "1 pruned, lane 1",
+        "3 failed",
+        "4 stopped",
     ]
     assert "in 2 lanes" in reader.words
     alone = [replace(one, lane=0) for one in study()]
