@@ -188,7 +188,7 @@ def test_starts_are_listed_once_a_trial_had_more_than_one(tmp_path: Path) -> Non
     column = reader.rows[0].index("Starts")
     assert [row[column] for row in reader.rows[1:]] == ["1", "1", "1", "1", "3"]
     assert "started more than once is one bar" in reader.words
-    assert "the same command goes on with it" in reader.words
+    assert "the same command resumes it" in reader.words
 
 
 def test_the_headline_names_what_is_deployed_and_the_figure_to_quote(tmp_path: Path) -> None:
