@@ -7,7 +7,7 @@ escaped throughout.
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def _page(view: View, context: Context) -> str:
             plots.importance_bars(importances.shares) if importances.shares else None
         ),
     }
-    filters = {
+    filters: dict[str, Callable[..., str]] = {
         "value": _value,
         "duration": _duration,
         "shell": shlex.quote,
