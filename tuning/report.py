@@ -1,4 +1,4 @@
-"""The study's page: ``study.html``, what was searched, what became of each trial, what is deployed.
+"""The study's page, `study.html`: what was searched, what became of each trial, what is deployed.
 
 One file without scripts or links to anything outside it, whose colours follow light, dark and
 print. Parameters and reasons come from whoever wrote the space or the trial that broke, and are
@@ -7,24 +7,33 @@ escaped throughout.
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import yaml
 from markupsafe import Markup
 
 from ctray.pages.rendering import render
 from ctray.pages.writing import write_page
 from tuning import plots
+from tuning.importance import Importances, importances_of
 from tuning.objectives import OBJECTIVES, Objective, best_of
-from tuning.plots import PARALLEL_PARAMETERS, STATES, View
+from tuning.plots import PARALLEL_PARAMETERS
+from tuning.summary import (
+    STATES,
+    View,
+    curve_of,
+    other_curves,
+    parallel_lines,
+    pareto_of,
+    progress_of,
+    searched,
+    slices_of,
+    timeline_of,
+)
 from tuning.trials import Trial
-
-IMPORTANCE_TRIALS = 8
 
 _LATENCY, _SIZE = OBJECTIVES["latency_ms"], OBJECTIVES["size_mb"]
 
@@ -72,18 +81,14 @@ class Context:
 
 
 @dataclass(frozen=True)
-class _Importances:
-    """How much each parameter mattered, the most first; or ``why_not`` there is none to show."""
-
-    shares: dict[str, float] = field(default_factory=dict)
-    trials: int = 0
-    left_out: tuple[str, ...] = ()
-    why_not: str = ""
-
-
-@dataclass(frozen=True)
 class _Parallel:
-    """The plot of parallel coordinates; ``left_out``: the parameters that found no room in it."""
+    """The plot of parallel coordinates.
+
+    Attributes:
+        plot: the plot.
+        conditional: whether some of its trials lack one of its parameters.
+        left_out: the parameters that found no room in it.
+    """
 
     plot: Markup
     conditional: bool
@@ -96,12 +101,12 @@ def write_study(path: Path, trials: Sequence[Trial], chosen: Trial, context: Con
     Args:
         path: the HTML file; its folder is made where missing.
         trials: every trial, whatever became of it.
-        chosen: the one of ``trials`` that is deployed, not always the one with the best score; it
+        chosen: the one of `trials` that is deployed, not always the one with the best score; it
             has at least one evaluation.
         context: where the numbers come from.
 
     Raises:
-        ValueError: ``chosen`` is not a scored one of the trials.
+        ValueError: `chosen` is not a scored one of the trials.
     """
     view = View(trials, chosen, context.objectives[0])
     if chosen.number not in [trial.number for trial in view.scored]:
@@ -111,7 +116,8 @@ def write_study(path: Path, trials: Sequence[Trial], chosen: Trial, context: Con
 
 def _page(view: View, context: Context) -> str:
     states = [trial.state for trial in view.trials]
-    importances = _importances(view)
+    importances = importances_of(view)
+    measure = view.primary.title
     values = {
         **vars(context),
         "space": yaml.safe_dump(context.space, sort_keys=False, allow_unicode=True),
@@ -127,18 +133,24 @@ def _page(view: View, context: Context) -> str:
         "front": view.front(_LATENCY),
         "unmeasured": states.count("finished") - len(view.measured(_LATENCY)),
         "paretos": _paretos(view, _SIZE in context.objectives, context.latency_budget_ms),
-        "progress": plots.progress(view),
-        "curves": plots.curves(view, context.max_epochs),
-        "slices": plots.slices(view),
+        "progress": plots.progress(progress_of(view), measure, view.score_range),
+        "curves": plots.curves(
+            other_curves(view),
+            curve_of(view, view.chosen),
+            view.chosen.number,
+            context.max_epochs,
+            measure,
+        ),
+        "slices": _slices(view),
         "parallel": _parallel(view, importances),
-        "timeline": plots.timeline(view),
+        "timeline": plots.timeline(timeline_of(view)),
         "lanes": len(view.lanes),
         "importances": importances,
         "importance_bars": (
             plots.importance_bars(importances.shares) if importances.shares else None
         ),
     }
-    filters = {
+    filters: dict[str, Callable[..., str]] = {
         "value": _value,
         "duration": _duration,
         "shell": shlex.quote,
@@ -179,82 +191,29 @@ def _paretos(view: View, with_size: bool, budget: float | None) -> list[Markup]:
     plotted = []
     if view.measured(_LATENCY):
         inches = (6.3, 3.4) if with_size else (9.6, 3.6)
-        plotted.append(plots.pareto(view, _LATENCY, budget, inches))
+        plotted.append(plots.pareto(pareto_of(view, _LATENCY), view.primary, budget, inches))
     if with_size and view.measured(_SIZE):
-        plotted.append(plots.pareto(view, _SIZE, None, (3.15, 3.4)))
+        plotted.append(plots.pareto(pareto_of(view, _SIZE), view.primary, None, (3.15, 3.4)))
     return plotted
 
 
-def _parallel(view: View, importances: _Importances) -> _Parallel | None:
+def _slices(view: View) -> list[tuple[str, Markup]]:
+    """Each parameter and its plot against the score."""
+    return [
+        (
+            data.key,
+            plots.slice_plot(f"slice{index}", data, view.primary.title, view.score_range),
+        )
+        for index, data in enumerate(slices_of(view))
+    ]
+
+
+def _parallel(view: View, importances: Importances) -> _Parallel | None:
     """The most important parameters side by side; None where there are no two trials to compare."""
-    keys = list(dict.fromkeys([*importances.shares, *plots.searched(view.scored)]))
+    keys = list(dict.fromkeys([*importances.shares, *searched(view.scored)]))
     if not keys or len(view.scored) < 2:
         return None
     shown, left_out = keys[:PARALLEL_PARAMETERS], keys[PARALLEL_PARAMETERS:]
     conditional = any(key not in trial.params for trial in view.scored for key in shown)
-    return _Parallel(plots.parallel(view, shown), conditional, tuple(left_out))
-
-
-def _importances(view: View) -> _Importances:
-    """fANOVA's share of the score's variance by parameter, where there is enough to go by."""
-    scored = view.scored
-    if len(scored) < IMPORTANCE_TRIALS:
-        return _Importances(
-            why_not=f"Not shown: {len(scored)} scored trial{'' if len(scored) == 1 else 's'} cannot"
-            f" tell parameters apart; from {IMPORTANCE_TRIALS} on they are estimated here."
-        )
-    if len({view.score(trial) for trial in scored}) == 1:
-        return _Importances(why_not="Not shown: every scored trial has the same score.")
-    searched = plots.searched(view.trials)
-    # fANOVA needs a value of each parameter from each trial, and more than one value of each.
-    usable = [key for key in searched if all(key in trial.params for trial in scored)]
-    usable = [key for key in usable if len({str(trial.params[key]) for trial in scored}) > 1]
-    if not usable:
-        return _Importances(
-            why_not="Not shown: no parameter was chosen in every scored trial with differing values"
-        )
-    shares = _fanova(view, usable)
-    return _Importances(
-        shares={key: shares[key] for key in sorted(shares, key=lambda key: -shares[key])},
-        trials=len(scored),
-        left_out=tuple(key for key in searched if key not in usable),
-    )
-
-
-def _fanova(view: View, keys: Sequence[str]) -> dict[str, float]:
-    """Importance of each key, in total 1, over the region that the trials cover."""
-    scored = view.scored
-    columns = {key: _column([trial.params[key] for trial in scored]) for key in keys}
-    with _quiet_optuna():
-        study = optuna.create_study(direction=view.primary.direction)
-    for row, trial in enumerate(scored):
-        study.add_trial(
-            optuna.create_trial(
-                params={key: values[row] for key, (values, _) in columns.items()},
-                distributions={key: distribution for key, (_, distribution) in columns.items()},
-                value=view.score(trial),
-            )
-        )
-    # PED-ANOVA, optuna's default, compares the best tenth with the rest: of 8 trials, one.
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(keys))
-
-
-def _column(values: Sequence[Any]) -> tuple[list[Any], optuna.distributions.BaseDistribution]:
-    """One parameter's values and their range; logarithms where they span decades."""
-    if not plots.is_numeric(values):
-        names = [str(value) for value in values]
-        return names, optuna.distributions.CategoricalDistribution(sorted(set(names)))
-    numbers = [math.log10(v) if plots.spans_decades(values) else float(v) for v in values]
-    return numbers, optuna.distributions.FloatDistribution(min(numbers), max(numbers))
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keep "a new study created in memory" out of the search's output."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
+    plot = plots.parallel(parallel_lines(view), shown, view.primary)
+    return _Parallel(plot, conditional, tuple(left_out))

@@ -25,7 +25,7 @@ CLASSES = ["COVID", "Normal", "Viral Pneumonia"]
 def made_up(
     classes: list[str] = CLASSES, n: int = 90, skill: float = 2.0, sources: tuple[str, ...] = ()
 ) -> tuple[pd.DataFrame, Metrics]:
-    """Predictions of ``n`` records in groups of two, and their score."""
+    """Predictions of `n` records in groups of two, and their score."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, len(classes), n)
     logits = rng.normal(size=(n, len(classes)))

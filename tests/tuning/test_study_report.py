@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tuning.importance import IMPORTANCE_TRIALS
 from tuning.objectives import OBJECTIVES, Objective
 from tuning.plots import PARALLEL_PARAMETERS
-from tuning.report import IMPORTANCE_TRIALS, Context, write_study
-from tuning.trials import Trial
-from tuning.trials import TrialState as State
+from tuning.report import Context, write_study
+from tuning.trials import Trial, TrialState
 
 pytestmark = pytest.mark.fast
 
@@ -27,7 +27,7 @@ PARALLEL = "The parameters of each trial, a line a trial"
 def trial(
     number: int = 0,
     scores: tuple[float, ...] = (0.5, 0.7),
-    state: State = "finished",
+    state: TrialState = "finished",
     reason: str = "",
     **params: Any,
 ) -> Trial:
@@ -188,7 +188,7 @@ def test_starts_are_listed_once_a_trial_had_more_than_one(tmp_path: Path) -> Non
     column = reader.rows[0].index("Starts")
     assert [row[column] for row in reader.rows[1:]] == ["1", "1", "1", "1", "3"]
     assert "started more than once is one bar" in reader.words
-    assert "the same command goes on with it" in reader.words
+    assert "the same command resumes it" in reader.words
 
 
 def test_the_headline_names_what_is_deployed_and_the_figure_to_quote(tmp_path: Path) -> None:
@@ -297,8 +297,11 @@ def test_trials_side_by_side_are_shown_lane_by_lane(tmp_path: Path) -> None:
     reader = Reader(page(tmp_path, trials, trials[2]))
     labels = [t for t in reader.plots["When each trial ran"] if t[0].isdigit() and " " in t]
     assert labels[:5] == [
-        *("0 finished, lane 0", "2 finished, chosen, lane 0", "1 pruned, lane 1"),
-        *("3 failed", "4 stopped"),
+        "0 finished, lane 0",
+        "2 finished, chosen, lane 0",
+        "1 pruned, lane 1",
+        "3 failed",
+        "4 stopped",
     ]
     assert "in 2 lanes" in reader.words
     alone = [replace(one, lane=0) for one in study()]

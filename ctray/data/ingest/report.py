@@ -93,28 +93,28 @@ def _mosaic(
 
 
 class _Thumbnails:
-    """Small JPEG pictures of manifest rows as data addresses."""
+    """Small JPEG pictures of manifest rows as data URIs."""
 
     def __init__(self, images: Images, picture: PictureOf) -> None:
         self._images = images
         self._picture = picture
 
     def of(self, rows: pd.DataFrame) -> list[str | None]:
-        """One address a row, None where there is no picture."""
+        """One data URI a row, None where there is no picture."""
         stored = rows["row"].to_numpy() >= 0
         pixels = iter(self._images(rows[stored]) if stored.any() else ())
         return [
-            _address(next(pixels) if kept else self._picture(row))
+            _data_uri(next(pixels) if kept else self._picture(row))
             for (_, row), kept in zip(rows.iterrows(), stored, strict=True)
         ]
 
     def by_path(self, manifest: pd.DataFrame, paths: set[str]) -> dict[str, str | None]:
-        """The address of each of these paths that the manifest has."""
+        """The data URI of each of these paths that the manifest has."""
         rows = manifest[manifest["path"].isin(paths)]
         return dict(zip(rows["path"].astype(str), self.of(rows), strict=True))
 
 
-def _address(image: np.ndarray | None) -> str | None:
+def _data_uri(image: np.ndarray | None) -> str | None:
     return None if image is None else thumbnail(image, THUMBNAIL_PIXELS, "jpeg")
 
 
