@@ -44,9 +44,7 @@ def takes(
 
 def _option(name: str, field: FieldInfo, spelled: tuple[str, ...]) -> inspect.Parameter:
     least: Any = next((one.ge for one in field.metadata if isinstance(one, Ge)), None)
-    option = typer.Option(
-        *spelled, help=field.description, min=least, show_default=_shown(field.default)
-    )
+    option = typer.Option(*spelled, help=f"{field.description}{_default(field)}", min=least)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -66,10 +64,11 @@ def _type_on_a_command_line(kind: Any) -> Any:
     return kind
 
 
-def _shown(default: Any) -> str | bool:
-    """A default as the help shows it; of None, of a switch and of an empty list there is none."""
+def _default(field: FieldInfo) -> str:
+    """What the help says of a default; of None, of a switch and of an empty list there is none."""
+    default = field.default
     if isinstance(default, tuple):
         default = ", ".join(map(str, default))
     if default is None or isinstance(default, bool) or default == "":
-        return False
-    return str(default)
+        return ""
+    return f"  [default: {default}]"

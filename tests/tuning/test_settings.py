@@ -137,5 +137,23 @@ def test_a_mistake_is_one_sentence(
         assert caught.value.arguments == arguments
 
 
+def test_concurrency() -> None:
+    known = [SearchSettings.load(None, {"concurrency": text}) for text in ("auto", "1", "12")]
+    assert [one.side_by_side for one in known] == [None, 1, 12]
+    for text in ("0", "many", "-1", "1.5"):
+        with pytest.raises(UserError, match="is not auto or a number") as caught:
+            SearchSettings.load(None, {"concurrency": text})
+        assert caught.value.arguments == ("concurrency",)
+
+
+def test_durations() -> None:
+    known = [SearchSettings(time_budget=text).time_budget_s for text in ("90s", "30m", "1.5h")]
+    assert known == [90, 1800, 5400]
+    for text in ("30", "0m", "soon", "-3m"):
+        with pytest.raises(UserError, match="the time budget") as caught:
+            SearchSettings(time_budget=text)
+        assert caught.value.arguments == ("time_budget",)
+
+
 def test_a_loss_is_chosen_by_the_best() -> None:
     assert SearchSettings(objective=("loss",), choose="best").choose == "best"

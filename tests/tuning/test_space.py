@@ -9,7 +9,6 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ctray.config import Recipe, recipe_file
 from ctray.errors import UserError
 from tuning.samplers import choose_sampler, make_sampler
-from tuning.search import parse_concurrency, parse_duration
 from tuning.space import SPACES, Space, space_file
 from tuning.study import recipe_of
 
@@ -105,7 +104,7 @@ def test_the_combinations_of_a_finite_space_are_tried_once_each(tmp_path: Path) 
     assert choose_sampler("auto", None) == "tpe"
     assert choose_sampler("auto", 1000) == "tpe"
     assert choose_sampler("auto", 9) == "grid"
-    with pytest.raises(UserError, match="--sampler grid needs lists"):
+    with pytest.raises(UserError, match="the sampler grid needs lists"):
         choose_sampler("grid", None)
     study = optuna.create_study(sampler=make_sampler("grid", 0, ["macro_f1"]))
     study.enqueue_trial({"backbone": "resnet18", "image_size": 96, "freeze_epochs@resnet18": 1})
@@ -153,7 +152,7 @@ def test_kinds_follow_the_recipe(tmp_path: Path) -> None:
         ("label_smoothing: {low: 0, high: 0.1, log: true}", "above zero"),
         ("backbone: {choice: [resnet19]}", "did you mean 'resnet1"),
         ("backbone: {choice: []}", "empty"),
-        ("epochs: {choice: [1, 2]}", "--max-epochs"),
+        ("epochs: {choice: [1, 2]}", "a search sets epochs and seed itself"),
         ("", "no search space"),
         ("when: {backbone: {small_cnn: {lr: {low: 1, high: 2}}}}", "never 'small_cnn'"),
         ("backbone: {choice: [small_cnn]}\nwhen: {backbone: [1]}", "when.backbone: give it"),
@@ -173,20 +172,6 @@ def test_a_wrong_space_is_one_sentence(tmp_path: Path, text: str, sentence: str)
     with pytest.raises(UserError, match=sentence) as caught:
         load(tmp_path, text)
     assert "\n" not in str(caught.value)
-
-
-def test_concurrency() -> None:
-    assert [parse_concurrency(text) for text in ("auto", "1", "12")] == [None, 1, 12]
-    for text in ("0", "many", "-1", "1.5"):
-        with pytest.raises(UserError, match="--concurrency"):
-            parse_concurrency(text)
-
-
-def test_durations() -> None:
-    assert [parse_duration(text) for text in ("90s", "30m", "1.5h")] == [90, 1800, 5400]
-    for text in ("30", "0m", "soon", "-3m"):
-        with pytest.raises(UserError, match="--time-budget"):
-            parse_duration(text)
 
 
 def test_members_of_an_augmentation_and_what_depends_on_others_are_checked_together(
