@@ -1,7 +1,8 @@
 """The Ray Serve application: the only file that meets `ray.serve`.
 
 `app` builds it for `serve run serve.app:app bundle=/path` and serve.yaml; `deployed` is the block
-that `python -m serve` runs in.
+that `python -m serve` runs in. Both happen outside the replicas, so what only a replica needs is
+imported there: torch alone takes seconds.
 """
 
 import asyncio
@@ -10,11 +11,8 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve import schema as ray_schema
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -26,7 +24,6 @@ from ctray.decision.prediction import Prediction
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from ctray.session import cluster_has_died
-from serve.api import build_api
 from serve.schema import Refusal
 from serve.settings import (
     BATCH_WAIT_S,
@@ -39,6 +36,12 @@ from serve.settings import (
     ServiceSettings,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    from fastapi import FastAPI
+
+    from ctray.engine.predictor import Prediction, Predictor
+
 NAME = "ctray"
 
 logger = logging.getLogger("ray.serve")
@@ -48,6 +51,8 @@ class Classifier:
     """One replica: the model in memory and the threads that run it."""
 
     def __init__(self, settings: AppSettings) -> None:
+        import cv2
+
         # The replica's own threads work side by side; OpenCV's would compete with them.
         cv2.setNumThreads(1)
         self.settings = settings
@@ -56,7 +61,9 @@ class Classifier:
         self._configured: dict[str, Any] | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> "FastAPI":
+        from serve.api import build_api
+
         return build_api(self)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -70,9 +77,7 @@ class Classifier:
             return
         try:
             uri = load_settings(ServedBundle, None, user_config).bundle
-            self.predictor = await asyncio.to_thread(
-                Predictor.load, uri, self.settings.engine, threads=THREADS, streams=THREADS
-            )
+            self.predictor = await asyncio.to_thread(_load, uri, self.settings)
         except Exception as error:
             if self.predictor is None:
                 raise
@@ -83,7 +88,7 @@ class Classifier:
             logger.info("serving %s", uri)
         self._configured = user_config
 
-    async def predict_one(self, predictor: Predictor, data: bytes) -> Prediction:
+    async def predict_one(self, predictor: "Predictor", data: bytes) -> "Prediction":
         """Decode and predict one encoded image; ImageError if it is not one."""
         loop = asyncio.get_running_loop()
         if predictor.engine.name == "openvino":
@@ -92,15 +97,23 @@ class Classifier:
         return await self._predict_batch((predictor, image))
 
     @ray_serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _predict_batch(self, items: list[tuple[Predictor, np.ndarray]]) -> list[Prediction]:
+    async def _predict_batch(
+        self, items: "list[tuple[Predictor, np.ndarray]]"
+    ) -> "list[Prediction]":
         return await asyncio.to_thread(_predict_items, items)
 
 
-def _decode_and_predict(predictor: Predictor, data: bytes) -> Prediction:
+def _load(uri: str, settings: AppSettings) -> "Predictor":
+    from ctray.engine.predictor import Predictor
+
+    return Predictor.load(uri, settings.engine, threads=THREADS, streams=THREADS)
+
+
+def _decode_and_predict(predictor: "Predictor", data: bytes) -> "Prediction":
     return predictor.predict([predictor.read(data)])[0]
 
 
-def _predict_items(items: list[tuple[Predictor, np.ndarray]]) -> list[Prediction]:
+def _predict_items(items: "list[tuple[Predictor, np.ndarray]]") -> "list[Prediction]":
     # While a bundle is being replaced a batch may hold requests of both.
     answers: dict[int, Prediction] = {}
     for predictor in {id(predictor): predictor for predictor, _ in items}.values():

@@ -26,8 +26,8 @@ from ctray.artefact.registry import production
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.data.stream import steps_per_epoch
-from ctray.engine.base import load_engine
 from ctray.engine.latency import latency_ms
+from ctray.engine.loading import load_engine
 from ctray.errors import UserError
 from ctray.ray_internals import actors
 from ctray.training.plan import make_plan
