@@ -131,16 +131,3 @@ def test_the_two_commands_are_targets_of_make() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", commands, flags=re.M):
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
-
-
-def test_the_demo(tmp_path: Path, environment: dict[str, str]) -> None:
-    """`make demo` runs this command; here with less of everything."""
-    assert "ctray demo" in (REPOSITORY / "Makefile").read_text()
-    printed = run_shell(
-        "ctray demo --images-per-class 24 --trials 1 --epochs 1", tmp_path, environment
-    )
-    assert printed.count("/v1/predict") == 5, "four predictions and the hint at the end"
-    assert re.search(r"Viral Pneumonia +[01]\.\d{4}", printed)
-    for made in ("report/report.html", "study/study.html", "evidence.png"):
-        assert (tmp_path / "demo-out" / made).is_file()
-        assert made in printed

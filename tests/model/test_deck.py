@@ -37,6 +37,8 @@ def test_the_table_of_results(tmp_path: Path) -> None:
         for cell in row[5:9]:
             value, low, high = (float(v) for v in cell.strip("()").replace("(", "–").split("–"))
             assert 0 <= low <= value <= high <= 1
+    assert "## The deck" in page
+    assert "## The default" not in page
     assert "synthetic" in page.lower()
     assert "No result" in page
     assert "finished already, nothing to do" in deck(tmp_path, "small_cnn")
