@@ -17,7 +17,7 @@ import typer
 from ctray.cli import promote as promote_bundle
 from ctray.config import Recipe, recipe_file
 from ctray.console import VERBOSE, error_console, print_store, run_cli
-from ctray.data.ingest.source import check_data, open_or_prepare
+from ctray.data.ingest.opening import check_data, open_or_prepare
 from ctray.errors import UserError
 from ctray.session import import_meanwhile, ray_session
 from ctray.storage import locked, new_folder, write_bytes

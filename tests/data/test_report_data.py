@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ctray.data.ingest.confound import find_confounds
 from ctray.data.ingest.report import (
     MOSAIC_ALL,
     PAIRS_SHOWN,
@@ -86,7 +87,9 @@ def written(
         "picture": lambda row: None,
         "info": {"name": "a folder", "version": "1", "inputs": ["in"], "date": "2026-01-01"},
     }
-    write_report(root, frame, no_pairs() if pairs is None else pairs, **(arguments | changes))
+    arguments |= changes
+    arguments["confounds"] = find_confounds(frame, arguments["classes"])
+    write_report(root, frame, no_pairs() if pairs is None else pairs, **arguments)
     page = (root / "report.html").read_text("utf-8")
     return json.loads((root / "report.json").read_text("utf-8")), page
 

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from ctray import storage
-from ctray.data.ingest.confound import PERMUTATIONS, THRESHOLDS, find_confounds
-from ctray.data.ingest.split import FRACTIONS, SPLITS
+from ctray.data.ingest.confound import PERMUTATIONS, THRESHOLDS, Confounds
+from ctray.data.ingest.split import FRACTIONS
+from ctray.data.manifest import SPLITS
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 PictureOf = Callable[[pd.Series], np.ndarray | None]
@@ -61,6 +62,7 @@ def write_report(
     ignored: Sequence[str],
     images: Images,
     picture: PictureOf,
+    confounds: Confounds,
     info: dict[str, Any],
 ) -> None:
     """Write ``root/report.json`` and ``root/report.html``, each whole or not at all.
@@ -78,6 +80,7 @@ def write_report(
         images: stored pixels of manifest rows that have some (``row`` of 0 or more): uint8
             (len(rows), size, size).
         picture: the canonical image (uint8, H×W) of a row that is not stored, or None.
+        confounds: what `find_confounds` says of the manifest.
         info: ``name`` of the data, ``version`` of ctray, ``inputs`` (a list of texts), ``date``;
             ``fractions`` are the shares of train, val and test aimed at, where they are not the
             usual ones; further texts are shown as they are.
@@ -108,7 +111,7 @@ def write_report(
         "encodings": _encodings(usable),
         "grey": _grey(sample, classes, images),
         "confounds": {
-            **asdict(find_confounds(manifest, classes)),
+            **asdict(confounds),
             "thresholds": THRESHOLDS,
             "permutations": PERMUTATIONS,
         },
