@@ -37,6 +37,13 @@ from ctray.data.ingest.shards import (
     ROWS,
     Progress,
     decode_files,
+    digest_inputs,
+    open_partial,
+)
+    DIGEST,
+    ROWS,
+    Progress,
+    decode_files,
     open_partial,
 )
 from ctray.data.manifest import MANIFEST_COLUMNS, META
