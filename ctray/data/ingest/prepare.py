@@ -40,12 +40,6 @@ from ctray.data.ingest.shards import (
     digest_inputs,
     open_partial,
 )
-    DIGEST,
-    ROWS,
-    Progress,
-    decode_files,
-    open_partial,
-)
 from ctray.data.manifest import MANIFEST_COLUMNS, META
 from ctray.data.store import (
     DEFAULT_SIZE,
