@@ -234,7 +234,7 @@ def train(
     settings = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
 
     from ctray import storage
-    from ctray.data.ingest.source import check_data, open_or_prepare
+    from ctray.data.ingest.opening import check_data, open_or_prepare
     from ctray.models.names import check_backbone
     from ctray.process import import_meanwhile
     from ctray.session import ray_session
@@ -302,7 +302,7 @@ def evaluate(
 
     Example: ctray evaluate run/bundle --data store --out report
     """
-    from ctray.data.ingest.source import check_data
+    from ctray.data.ingest.opening import check_data
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate as evaluate_bundle
     from ctray.evaluation.metrics import table

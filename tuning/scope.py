@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctray.config import Recipe, recipe_file
-from ctray.data.ingest.source import check_data
+from ctray.data.ingest.opening import check_data
 from tuning.memory import check_storage, warm_points
 from tuning.objectives import Objective, parse_objectives
 from tuning.samplers import SamplerName, choose_sampler, make_sampler

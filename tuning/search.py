@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ctray.console import error_console, print_store, promote_and_print, run_cli
-from ctray.data.ingest.source import open_or_prepare
+from ctray.data.ingest.opening import open_or_prepare
 from ctray.data.store import Store
 from ctray.process import import_meanwhile
 from ctray.session import ray_session

@@ -27,17 +27,30 @@ if TYPE_CHECKING:
 
 # These change neighbourhoods or need their own noise: albumentations does them, one by one.
 _PIXELWISE = ("clahe", "blur", "noise", "dropout")
+_CROP_ATTEMPTS = 10
 # One uniform number for each decision. A place of its own for each, so that switching one
 # transform on does not change what the others do.
 _DRAWS = (
-    *(f"{name}.p" for name in ("crop", "affine", "flip", "brightness_contrast", "gamma")),
+    "crop.p",
+    "affine.p",
+    "flip.p",
+    "brightness_contrast.p",
+    "gamma.p",
     *(f"{name}.p" for name in _PIXELWISE),
-    *("rotate", "shift_x", "shift_y", "scale", "shear_x", "shear_y"),
-    *("brightness", "contrast", "gamma", "crop_x", "crop_y"),
-    *(f"crop_{what}_{attempt}" for attempt in range(10) for what in ("area", "aspect")),
+    "rotate",
+    "shift_x",
+    "shift_y",
+    "scale",
+    "shear_x",
+    "shear_y",
+    "brightness",
+    "contrast",
+    "gamma",
+    "crop_x",
+    "crop_y",
+    *(f"crop_{what}_{attempt}" for attempt in range(_CROP_ATTEMPTS) for what in ("area", "aspect")),
 )
 _SLOT = {name: slot for slot, name in enumerate(_DRAWS)}
-_CROP_ATTEMPTS = 10
 
 Settings = dict[str, dict[str, float]]
 
@@ -72,11 +85,11 @@ def record_key(seed: int, epoch: int, record_id: str) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What happens to each of n images.
+class Parameters:
+    """The parameters drawn for n images: what happens to each of them.
 
     Attributes:
-        boxes: int (n, 4), the crop's left, top, right and bottom in the source, px.
+        boxes: int (n, 4), the crop's left, top, right and bottom in the stored image, px.
         matrices: float64 (n, 2, 3), pixel of the output to pixel of the crop.
         cropped: bool (n,); where False the box is the whole image.
         warped: bool (n,); where False the box is only resized.
@@ -123,18 +136,18 @@ class Augmenter:
             uint8 (n, image_size, image_size).
         """
         height, width = images[0].shape
-        plan = self.plan(keys, width, height)
+        drawn = self.draw(keys, width, height)
         out = np.empty((len(images), self._size, self._size), np.uint8)
         for i, image in enumerate(images):
-            left, top, right, bottom = plan.boxes[i]
-            self._move(image[top:bottom, left:right], plan, i, out[i])
-            if plan.toned[i]:
-                cv2.LUT(out[i], plan.tables[i], dst=out[i])
-            if plan.extra[i].any():
-                out[i] = self._pixelwise(out[i], plan.extra[i], int(keys[i]))
+            left, top, right, bottom = drawn.boxes[i]
+            self._move(image[top:bottom, left:right], drawn, i, out[i])
+            if drawn.toned[i]:
+                cv2.LUT(out[i], drawn.tables[i], dst=out[i])
+            if drawn.extra[i].any():
+                out[i] = self._pixelwise(out[i], drawn.extra[i], int(keys[i]))
         return out
 
-    def plan(self, keys: np.ndarray, width: int, height: int) -> Plan:
+    def draw(self, keys: np.ndarray, width: int, height: int) -> Parameters:
         """Draw the parameters for images of this size from their keys (uint64 (n,))."""
         draws = _uniform(keys, len(_DRAWS))
         chosen = self._settings
@@ -148,7 +161,7 @@ class Augmenter:
         # Output to crop: undo the affine, then the resize.
         matrices = _resize_matrices(boxes, self._size) @ np.linalg.inv(moved)
         bright, gamma = fires["brightness_contrast"], fires["gamma"]
-        return Plan(
+        return Parameters(
             boxes=boxes,
             matrices=matrices[:, :2],
             cropped=crop,
@@ -159,15 +172,15 @@ class Augmenter:
             extra=np.stack([fires[name] for name in _PIXELWISE], axis=1),
         )
 
-    def _move(self, crop: np.ndarray, plan: Plan, i: int, out: np.ndarray) -> None:
-        if plan.warped[i]:
+    def _move(self, crop: np.ndarray, drawn: Parameters, i: int, out: np.ndarray) -> None:
+        if drawn.warped[i]:
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            cv2.warpAffine(crop, plan.matrices[i], (self._size, self._size), dst=out, flags=flags)
-        elif not plan.cropped[i]:
+            cv2.warpAffine(crop, drawn.matrices[i], (self._size, self._size), dst=out, flags=flags)
+        elif not drawn.cropped[i]:
             out[:] = resize(crop, self._size)  # as when nothing is changed
         else:
             cv2.resize(crop, (self._size, self._size), dst=out)
-        if plan.flipped[i]:
+        if drawn.flipped[i]:
             out[:] = out[:, ::-1].copy()
 
     def _pixelwise(self, image: np.ndarray, extra: np.ndarray, key: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,20 +22,74 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctray.data.ingest.split import SPLITS
+from ctray.data.manifest import SPLITS
 from ctray.errors import UserError
 
 SCHEMA = 2
 DEFAULT_SIZE = 256
-INFO, MANIFEST, DUPLICATES, SHARDS = (
-    "store.json",
-    "manifest.parquet",
-    "duplicates.parquet",
-    "shards",
-)
+INFO = "store.json"
+MANIFEST = "manifest.parquet"
+DUPLICATES = "duplicates.parquet"
+SHARDS = "shards"
 VERSIONS = "versions"
 # In the manifest's own header: tells a manifest from the one of another version.
 STAMP_KEY = b"ctray.version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What `store.json` holds: one version of a store.
+
+    Attributes:
+        schema_version: of the store's format; `SCHEMA` when it is written.
+        ctray: the version of ctray that wrote it.
+        version: 1 when first prepared, one more with every append.
+        classes: sorted class names.
+        size: side of the stored images in px.
+        fractions: shares of train, val and test that new groups get.
+        fingerprint: 64 hex digits over ids, labels, groups, splits and size.
+        synthetic: whether the images were drawn, not taken from patients.
+        ignored_files: files beside the images that are not images by name.
+        inputs: where the images came from, paths or URIs.
+        date: when it was written, ISO 8601 in UTC.
+        confounds: a sentence for each factor that could give a class away, the gravest first.
+    """
+
+    schema_version: int
+    ctray: str
+    version: int
+    classes: tuple[str, ...]
+    size: int
+    fractions: tuple[float, float, float]
+    fingerprint: str
+    synthetic: bool
+    ignored_files: tuple[str, ...]
+    inputs: tuple[str, ...]
+    date: str
+    # Stores of earlier versions of ctray have none on record.
+    confounds: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the `store.json` of a folder.
+
+        Raises:
+            UserError: it is of another format.
+        """
+        found = json.loads((folder / INFO).read_text())
+        if found["schema_version"] != SCHEMA:
+            raise UserError(
+                f"the store {folder} has format {found['schema_version']}, this ctray reads "
+                f"{SCHEMA}: prepare it again"
+            )
+        known: dict[str, Any] = {
+            # JSON knows no tuples.
+            field.name: tuple(value) if isinstance(value, list) else value
+            for field in fields(cls)
+            for value in [found.get(field.name)]
+            if field.name in found
+        }
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -44,9 +98,8 @@ class Store:
 
     Attributes:
         root: its folder, absolute.
-        manifest: one row a record; docs/data.md describes the columns.
-        duplicates: one row a pair: first and second (paths), kind (exact, near), similarity (0–1),
-            flipped, conflict (their labels differ).
+        manifest: one row a record, as `ManifestRow` describes it.
+        duplicates: one row a pair, as `DuplicateRow` describes it.
         classes: sorted class names.
         size: side of the stored images in px.
         fractions: shares of train, val and test that new groups get.
@@ -55,6 +108,8 @@ class Store:
         synthetic: whether the images were drawn, not taken from patients.
         ignored: files beside the images that are not images by name.
         inputs: where the images came from, paths or URIs.
+        confounds: a sentence for each factor that could give a class away, the gravest first; empty
+            also where an earlier version of ctray prepared the store.
     """
 
     root: Path
@@ -68,6 +123,7 @@ class Store:
     synthetic: bool
     ignored: tuple[str, ...]
     inputs: tuple[str, ...]
+    confounds: tuple[str, ...]
 
     @classmethod
     def open(
@@ -88,14 +144,15 @@ class Store:
             root=root.resolve(),
             manifest=pd.read_parquet(folder / MANIFEST, columns=list(columns) if columns else None),
             duplicates=pd.read_parquet(folder / DUPLICATES),
-            classes=tuple(info["classes"]),
-            size=info["size"],
-            fractions=tuple(info["fractions"]),
-            fingerprint=info["fingerprint"],
-            version=info["version"],
-            synthetic=info["synthetic"],
-            ignored=tuple(info["ignored_files"]),
-            inputs=tuple(info["inputs"]),
+            classes=info.classes,
+            size=info.size,
+            fractions=info.fractions,
+            fingerprint=info.fingerprint,
+            version=info.version,
+            synthetic=info.synthetic,
+            ignored=info.ignored_files,
+            inputs=info.inputs,
+            confounds=info.confounds,
         )
 
     @property
@@ -183,25 +240,20 @@ def counts(store: Store) -> pd.DataFrame:
     return table.assign(all=table.sum(axis=1))
 
 
-def _find(root: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
+def _find(root: Path, version: int | None) -> tuple[Path, StoreInfo]:
     """The folder that holds a version's manifest, and what its store.json says."""
     if not is_store(root):
-        raise UserError(f"{root} is not a store: make one with `ctray prepare DATA --out {root}`")
-    info = json.loads((root / INFO).read_text())
-    if info["schema_version"] != SCHEMA:
-        raise UserError(
-            f"the store {root} has format {info['schema_version']}, this ctray reads {SCHEMA}: "
-            "prepare it again"
-        )
-    if version not in (None, info["version"]):
+        raise UserError(f"{root} is not a store: make one with `ctray prepare`")
+    info = StoreInfo.read(root)
+    if version not in (None, info.version):
         earlier = root / VERSIONS / str(version)
         if not is_store(earlier):
-            raise UserError(f"the store {root} has no version {version}, only {info['version']}")
-        return earlier, json.loads((earlier / INFO).read_text())
+            raise UserError(f"the store {root} has no version {version}, only {info.version}")
+        return earlier, StoreInfo.read(earlier)
     # An append that was interrupted has put its manifest in place and not yet its store.json.
     header = pq.read_schema(root / MANIFEST).metadata or {}
-    if header.get(STAMP_KEY, b"").decode() != version_stamp(info["version"], info["fingerprint"]):
-        return root / VERSIONS / str(info["version"]), info
+    if header.get(STAMP_KEY, b"").decode() != version_stamp(info.version, info.fingerprint):
+        return root / VERSIONS / str(info.version), info
     return root, info
 
 

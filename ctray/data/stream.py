@@ -31,6 +31,7 @@ from ctray import ray_internals
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
 from ctray.data.image.preprocess import apply_tone, stored_to_input
+from ctray.data.manifest import manifest_columns
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
 from ctray.ray_internals import ExecutionCallback
@@ -100,7 +101,7 @@ class Stream:
 
         Every epoch has `steps_per_epoch` batches; the records that do not fill a last batch wait
         for another epoch's order. `balanced` draws every class equally often. The first `skip`
-        batches of the first epoch are left out: a resumed run goes on where it was.
+        batches of the first epoch are left out: a resumed run continues where it was.
         """
         steps = steps_per_epoch(len(self.records), batch_size)
         mine = share_of(batch_size, self.rank, self.world)
@@ -186,8 +187,8 @@ def steps_per_epoch(records: int, batch_size: int) -> int:
     if records < batch_size:
         raise UserError(
             f"batch_size={batch_size} is larger than the {records} training records: "
-            f"use batch_size={max(1, records // 2)}",
-            "set",
+            f"choose batch_size={max(1, records // 2)}",
+            "batch_size",
         )
     return records // batch_size
 
@@ -217,8 +218,8 @@ class _Pause(ExecutionCallback):
     training speed were lost to it. It sleeps longer while the consumer has blocks to work on.
     """
 
-    # Whether a consumer waits for a block. Shared by the streams of a process, each of which goes
-    # on at least every `_LONG_S`: so one that clears it while another waits delays that a little.
+    # Whether a consumer waits for a block. Shared by the streams of a process, each of which takes
+    # a step at least every `_LONG_S`: one that clears it while another waits delays that a little.
     hungry: ClassVar[threading.Event] = threading.Event()
 
     def on_execution_step(self, executor: object) -> None:
@@ -337,7 +338,7 @@ def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
 
 
 # What a task needs of the manifest; a large one is as large as some blocks, in every process.
-_COLUMNS = ("id", "label", "split", "status", "shard", "row")
+_COLUMNS = manifest_columns("id", "label", "split", "status", "shard", "row")
 
 # Kept in the task's process from block to block.
 

@@ -167,7 +167,7 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         ((*prepare, "--column", "labl=x"), "'labl' is not a column to map"),
         ((*prepare, "--column", "label=x"), "'x' for label"),
         ((*prepare, "--group-regex", "("), "'('"),
-        ((*prepare, "--fractions", "1,2"), "--fractions '1,2' is not of the form 0.7,0.15,0.15"),
+        ((*prepare, "--fractions", "1,2"), "'1,2' are not of the form 0.7,0.15,0.15 (--fractions)"),
         ((*prepare, "--fractions", ".5,.5,.5"), "must add up to 1"),
         ((*prepare, "--append"), f"{out} is not a store"),
         (("augment", images, "--preview", tmp_path / "x.png"), "is not a store"),

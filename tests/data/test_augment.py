@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from ctray.config import AugmentConfig
-from ctray.data.augment import _DRAWS, _SLOT, Augmenter, Plan, _uniform, record_key
+from ctray.data.augment import _DRAWS, _SLOT, Augmenter, Parameters, _uniform, record_key
 from ctray.data.image.preprocess import resize
 
 pytestmark = pytest.mark.fast
@@ -47,8 +47,8 @@ def only(strength: float, **groups: Any) -> AugmentConfig:
     return AugmentConfig(policy="standard", strength=strength, **(off | groups))
 
 
-def planned(config: AugmentConfig, width: int = SIZE, height: int = SIZE) -> Plan:
-    return Augmenter(config, SIZE).plan(numbered(DRAWN), width, height)
+def planned(config: AugmentConfig, width: int = SIZE, height: int = SIZE) -> Parameters:
+    return Augmenter(config, SIZE).draw(numbered(DRAWN), width, height)
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,8 @@ def test_crops_are_albumentations(albumentations: Any, strength: float) -> None:
         ratio=(1 / chosen["aspect"], chosen["aspect"]),
     )
     boxes = np.array([p["crop_coords"] for p in theirs(transform, (HEIGHT, WIDTH))])
-    plan = planned(AugmentConfig(strength=strength), WIDTH, HEIGHT)
-    assert_alike(describe_boxes(plan.boxes), describe_boxes(boxes))
+    params = planned(AugmentConfig(strength=strength), WIDTH, HEIGHT)
+    assert_alike(describe_boxes(params.boxes), describe_boxes(boxes))
 
 
 def describe_boxes(boxes: np.ndarray) -> dict[str, np.ndarray]:
@@ -181,15 +181,15 @@ def test_affine_maps_are_albumentations(albumentations: Any, strength: float) ->
         shear=(-chosen["shear"], chosen["shear"]),
     )
     matrices = np.array([p["matrix"] for p in theirs(transform, (SIZE, SIZE))])
-    plan = planned(only(strength, affine={"p": 1}))
-    assert plan.warped.all()
-    assert_alike(describe_matrices(forward(plan)), describe_matrices(matrices))
+    params = planned(only(strength, affine={"p": 1}))
+    assert params.warped.all()
+    assert_alike(describe_matrices(forward(params)), describe_matrices(matrices))
 
 
-def forward(plan: Plan) -> np.ndarray:
+def forward(params: Parameters) -> np.ndarray:
     """(n, 3, 3), pixel of the source to pixel of the output, as albumentations has them."""
-    last = np.tile([[[0.0, 0.0, 1.0]]], (len(plan.matrices), 1, 1))
-    return np.linalg.inv(np.concatenate([plan.matrices, last], axis=1))
+    last = np.tile([[[0.0, 0.0, 1.0]]], (len(params.matrices), 1, 1))
+    return np.linalg.inv(np.concatenate([params.matrices, last], axis=1))
 
 
 def describe_matrices(matrices: np.ndarray) -> dict[str, np.ndarray]:
@@ -210,8 +210,8 @@ def describe_matrices(matrices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_an_affine_map_is_theirs_with_the_same_parameters(albumentations: Any) -> None:
-    plan = planned(only(1.0, affine={"p": 1}))
-    for i, (ours, chosen) in enumerate(zip(forward(plan)[:50], parameters(1.0), strict=False)):
+    params = planned(only(1.0, affine={"p": 1}))
+    for i, (ours, chosen) in enumerate(zip(forward(params)[:50], parameters(1.0), strict=False)):
         transform = affine_of(
             albumentations,
             rotate=(chosen["rotate"],) * 2,
@@ -253,9 +253,9 @@ def test_tables_are_albumentations(albumentations: Any, strength: float) -> None
     chosen = RANGES[strength]
     transform = albumentations.RandomBrightnessContrast(chosen["brightness"], chosen["contrast"])
     drawn = theirs(transform, (8, 8))
-    plan = planned(only(strength, brightness_contrast={"p": 1}))
-    assert plan.toned.all()
-    lines = np.array([fit_line(table) for table in plan.tables])
+    params = planned(only(strength, brightness_contrast={"p": 1}))
+    assert params.toned.all()
+    lines = np.array([fit_line(table) for table in params.tables])
     assert_alike(
         {"gain": lines[:, 0], "offset": lines[:, 1]},
         {"gain": np.array([p["alpha"] for p in drawn]), "offset": [p["beta"] for p in drawn]},
@@ -282,13 +282,13 @@ def fit_power(table: np.ndarray) -> float:
 
 @pytest.mark.parametrize("strength", RANGES)
 def test_each_fires_as_often_as_it_should_and_by_itself(strength: float) -> None:
-    plan = planned(AugmentConfig(policy="strong", strength=strength))
+    params = planned(AugmentConfig(policy="strong", strength=strength))
     fired = {
-        "affine": (0.7, plan.warped),
+        "affine": (0.7, params.warped),
         "brightness_contrast": (0.5, toned_by(strength, "brightness_contrast")),
         "gamma": (0.3, toned_by(strength, "gamma")),
         **{
-            name: (p, plan.extra[:, place])
+            name: (p, params.extra[:, place])
             for place, (name, p) in enumerate(zip(PIXELWISE, (0.2, 0.2, 0.2, 0.5), strict=True))
         },
     }
@@ -296,7 +296,7 @@ def test_each_fires_as_often_as_it_should_and_by_itself(strength: float) -> None
         assert happened.mean() == pytest.approx(p, abs=4 * (p * (1 - p) / DRAWN) ** 0.5), name
     correlation = np.corrcoef([happened for _, happened in fired.values()])
     assert np.abs(correlation - np.eye(len(fired))).max() < 4 / DRAWN**0.5
-    whole = (plan.boxes == [0, 0, SIZE, SIZE]).all(axis=1)
+    whole = (params.boxes == [0, 0, SIZE, SIZE]).all(axis=1)
     assert whole.mean() < 0.05, "the crop happens always"
 
 
@@ -332,9 +332,9 @@ def both_ways(
     A = albumentations
     augment = Augmenter(only(strength, **ALL), SIZE)
     keys = numbered(count)
-    plan = augment.plan(keys, WIDTH, HEIGHT)
+    params = augment.draw(keys, WIDTH, HEIGHT)
     chains = []
-    for box, chosen in zip(plan.boxes.tolist(), parameters(strength), strict=False):
+    for box, chosen in zip(params.boxes.tolist(), parameters(strength), strict=False):
         chain = A.Compose(
             [
                 A.Crop(*box, p=1),
@@ -387,10 +387,10 @@ def test_a_warp_that_moves_nothing_is_a_resize(image: np.ndarray, size: int) -> 
     still = {"p": 1, "rotate": 0, "shift": 0, "scale": 0, "shear": 0}
     augment = Augmenter(only(1.0, crop={"p": 1}, affine=still), size)
     keys = numbered(20)
-    plan = augment.plan(keys, 96, 96)
-    assert plan.warped.all()
+    params = augment.draw(keys, 96, 96)
+    assert params.warped.all()
     for (left, top, right, bottom), made in zip(
-        plan.boxes, augment.batch([picture] * 20, keys), strict=True
+        params.boxes, augment.batch([picture] * 20, keys), strict=True
     ):
         expected = cv2.resize(picture[top:bottom, left:right], (size, size))
         # At the rim a resize repeats the last pixel, a warp has the ground beside it.
@@ -402,16 +402,16 @@ def test_a_warp_that_moves_nothing_is_a_resize(image: np.ndarray, size: int) -> 
 def test_nothing_outside_the_crop_is_seen_and_the_ground_is_black() -> None:
     augment = Augmenter(only(1.0, crop={}, affine={"p": 1}), SIZE)
     keys = numbered(40)
-    plan = augment.plan(keys, WIDTH, HEIGHT)
+    params = augment.draw(keys, WIDTH, HEIGHT)
     pictures = []
-    for left, top, right, bottom in plan.boxes:
+    for left, top, right, bottom in params.boxes:
         picture = np.full((HEIGHT, WIDTH), 255, np.uint8)
         picture[top:bottom, left:right] = 100
         pictures.append(picture)
     made = augment.batch(pictures, keys)
     assert made.max() == 100
     y, x = np.mgrid[:SIZE, :SIZE]
-    for box, matrix, out in zip(plan.boxes, plan.matrices, made, strict=True):
+    for box, matrix, out in zip(params.boxes, params.matrices, made, strict=True):
         u, v = np.tensordot(matrix, np.stack([x, y, np.ones_like(x)]), 1)
         wide, high = box[2] - box[0], box[3] - box[1]
         inside = (u > 0.1) & (u < wide - 1.1) & (v > 0.1) & (v < high - 1.1)
@@ -441,11 +441,11 @@ def test_one_transform_changes_nothing_of_what_the_others_draw(switched: str) ->
     assert np.array_equal(with_it.extra[:, kept], without.extra[:, kept])
 
 
-def moves(plan: Plan) -> np.ndarray:
+def moves(params: Parameters) -> np.ndarray:
     """Where three points of the output lie in the crop, as a share of its sides."""
     points = np.array([[-0.5, -0.5, 1], [SIZE - 0.5, -0.5, 1], [-0.5, SIZE - 0.5, 1]]).T
-    sides = plan.boxes[:, 2:] - plan.boxes[:, :2]
-    return (plan.matrices @ points + 0.5) / sides[:, :, None]
+    sides = params.boxes[:, 2:] - params.boxes[:, :2]
+    return (params.matrices @ points + 0.5) / sides[:, :, None]
 
 
 @pytest.mark.parametrize(

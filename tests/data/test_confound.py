@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association
 
-from ctray.data.ingest.confound import MAX_LEVELS, Confounds, Factor, cramers_v, find_confounds
+from ctray.data.ingest.confound import Confounds, Factor, cramers_v, find_confounds
+from ctray.data.ingest.factors import MAX_LEVELS
 
 pytestmark = pytest.mark.fast
 

@@ -17,8 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from ctray import storage
 from ctray.data.image.picture import ImageError
 from ctray.data.ingest.listing import (
+    DataInput,
     FileRecord,
-    Input,
     Listing,
     list_folder,
     list_inputs,
@@ -133,7 +133,7 @@ def test_the_folder_and_the_table_must_agree_on_the_class(tmp_path: Path) -> Non
     make(tmp_path, "a/1.png", "b/1.png", metadata_csv="file,class\na/1.png,A\nb/1.png,c\n")
     with pytest.raises(UserError, match=r"gives 'b/1\.png' the class 'c', its folder 'b'"):
         list_folder(tmp_path)
-    listing = list_inputs([Input(str(tmp_path))], classes={"c": "b"})
+    listing = list_inputs([DataInput(str(tmp_path))], classes={"c": "b"})
     assert labels(listing) == {"a/1.png": "a", "b/1.png": "b"}
     assert not any(file.meta for file in listing.files)
 
@@ -301,7 +301,7 @@ def test_a_csv_manifest_lists_files_anywhere(tmp_path: Path) -> None:
         "gone.png,x,,,,,",
     ]
     make(tmp_path / "lists", m_csv="\n".join(rows))
-    listing = list_inputs([Input(str(tmp_path / "lists/m.csv"))])
+    listing = list_inputs([DataInput(str(tmp_path / "lists/m.csv"))])
     far = str(tmp_path).lstrip("/")
     assert labels(listing) == {
         "gone.png": "x",
@@ -331,7 +331,7 @@ def test_a_parquet_manifest_with_other_column_names(tmp_path: Path) -> None:
     make(tmp_path, "1.png", "2.png")
     columns = {"img": ["1.png", "2.png"], "dx": ["x", None], "who": [12.0, None], "age": [7, 8]}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    given = [Input(str(tmp_path / "m.parquet"))]
+    given = [DataInput(str(tmp_path / "m.parquet"))]
     names = {"path": "img", "label": "dx", "group": "who"}
     files = by_path(list_inputs(given, columns=names))
     assert (files["1.png"].label, files["1.png"].group) == ("x", "12")
@@ -367,7 +367,7 @@ def test_a_mistake_in_a_manifest_is_one_sentence(
     make(tmp_path, "1.png")
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=sentence):
-        list_inputs([Input(str(tmp_path / name))])
+        list_inputs([DataInput(str(tmp_path / name))])
 
 
 # --- several inputs ------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_a_mistake_in_a_manifest_is_one_sentence(
     ],
 )
 def test_an_input_may_be_named(text: str, source: str, uri: str) -> None:
-    assert parse_input(text) == Input(uri, source)
+    assert parse_input(text) == DataInput(uri, source)
 
 
 @pytest.mark.parametrize("text", ["", "=data", "name=", " "])
@@ -401,9 +401,9 @@ def test_inputs_are_told_apart_and_their_classes_joined(tmp_path: Path) -> None:
     make(tmp_path / "three/data", metadata_csv=text)
     listing = list_inputs(
         [
-            Input(str(tmp_path / "one/data"), mapping={"covid": "COVID"}),
-            Input(str(tmp_path / "two/data")),
-            Input(str(tmp_path / "three/data"), "kaggle", {"viral": "pneumonia"}),
+            DataInput(str(tmp_path / "one/data"), mapping={"covid": "COVID"}),
+            DataInput(str(tmp_path / "two/data")),
+            DataInput(str(tmp_path / "three/data"), "kaggle", {"viral": "pneumonia"}),
         ],
         classes={"n": "Normal", "pneumonia": "Viral"},
     )
@@ -424,7 +424,10 @@ def test_inputs_are_told_apart_and_their_classes_joined(tmp_path: Path) -> None:
 def test_a_store_is_found_not_listed(tmp_path: Path) -> None:
     make(tmp_path, "new/a/1.png", "old/shards/00000.arrow")
     (tmp_path / "old/store.json").write_text('{"classes": ["a", "c"], "synthetic": true}')
-    inputs = [Input(str(tmp_path / "new")), Input(str(tmp_path / "old"), "first", {"c": "b"})]
+    inputs = [
+        DataInput(str(tmp_path / "new")),
+        DataInput(str(tmp_path / "old"), "first", {"c": "b"}),
+    ]
     listing = list_inputs(inputs, classes={"b": "B"})
     assert [file.path for file in listing.files] == ["new/a/1.png"]
     (store,) = listing.stores
@@ -448,15 +451,15 @@ def test_a_mapping_names_classes_that_are_there(
 ) -> None:
     make(tmp_path, "COVID/1.png", "Normal/1.png")
     with pytest.raises(UserError, match=sentence):
-        list_inputs([Input(str(tmp_path))], classes=mapping)
+        list_inputs([DataInput(str(tmp_path))], classes=mapping)
     with pytest.raises(UserError, match=sentence):
-        list_inputs([Input(str(tmp_path), mapping=mapping)])
+        list_inputs([DataInput(str(tmp_path), mapping=mapping)])
 
 
 def test_the_group_is_read_from_the_path(tmp_path: Path) -> None:
     text = "file,group\na/p2-1.png,known\n"
     make(tmp_path, "a/p1-1.png", "a/p1-2.png", "a/p2-1.png", "b/other.png", metadata_csv=text)
-    given = [Input(str(tmp_path))]
+    given = [DataInput(str(tmp_path))]
     for expression in (r"/(p\d+)-", r"p\d+"):
         files = by_path(list_inputs(given, group_regex=expression))
         assert [file.group for file in files.values()] == ["p1", "p1", "known", ""]
@@ -471,12 +474,12 @@ def test_inputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     here = str(tmp_path)
     for inputs, sentence in [
         ([], "no input"),
-        ([Input(here), Input(f"file://{here}")], "given twice"),
-        ([Input(f"{here}/x")], "no such folder"),
-        ([Input(f"{here}/x.csv")], "no such file"),
-        ([Input("s3://key:word@bucket/x")], "holds a password"),
-        ([Input("ftp://host/x")], "filesystem URI"),
-        ([Input("file://host/x")], "names the machine 'host'"),
+        ([DataInput(here), DataInput(f"file://{here}")], "given twice"),
+        ([DataInput(f"{here}/x")], "no such folder"),
+        ([DataInput(f"{here}/x.csv")], "no such file"),
+        ([DataInput("s3://key:word@bucket/x")], "holds a password"),
+        ([DataInput("ftp://host/x")], "filesystem URI"),
+        ([DataInput("file://host/x")], "names the machine 'host'"),
     ]:
         with pytest.raises(UserError, match=sentence):
             list_inputs(inputs)
@@ -487,7 +490,7 @@ def test_inputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_uri_is_the_folder(tmp_path: Path) -> None:
     make(tmp_path / "a folder", "x/1 #%20.png")
-    listing = list_inputs([Input((tmp_path / "a folder").as_uri())])
+    listing = list_inputs([DataInput((tmp_path / "a folder").as_uri())])
     assert listing == list_folder(tmp_path / "a folder")
     assert read_record(listing.files[0].uri) == b"x/1 #%20.png"
 
@@ -506,7 +509,7 @@ def test_a_bucket_is_listed_like_a_folder(tmp_path: Path, bucket: str) -> None:
     (tmp_path / "b" / "IM0001").write_bytes(dicom())
     excel(tmp_path / "spare.xlsx", [("x",)])
     upload(tmp_path, bucket.format("data"))
-    here, there = list_folder(tmp_path), list_inputs([Input(bucket.format("data"))])
+    here, there = list_folder(tmp_path), list_inputs([DataInput(bucket.format("data"))])
     assert there.ignored == here.ignored == ("spare.xlsx",)
     assert labels(there) == labels(here)
     assert len(there.files) == 3
@@ -525,7 +528,7 @@ def test_a_manifest_in_a_bucket_lists_files_here_and_there(tmp_path: Path, bucke
     rows = ["path,label", f"../set/there.png,a\n{tmp_path}/here.png,b", "gone.png,a"]
     make(tmp_path, "lists/x.png").joinpath("lists", "m.csv").write_text("\n".join(rows))
     upload(tmp_path, bucket.format("m"))
-    listing = list_inputs([Input(bucket.format("m/lists/m.csv"))])
+    listing = list_inputs([DataInput(bucket.format("m/lists/m.csv"))])
     assert labels(listing) == {
         "bucket/m/set/there.png": "a",
         "gone.png": "a",
@@ -533,10 +536,10 @@ def test_a_manifest_in_a_bucket_lists_files_here_and_there(tmp_path: Path, bucke
     }
     assert read_record(by_path(listing)["bucket/m/set/there.png"].uri) == b"set/there.png"
     make(tmp_path, m_csv=f"path,label\n{there.replace('set', 'm/set')},a\n")
-    (remote,) = list_inputs([Input(str(tmp_path / "m.csv"))]).files
+    (remote,) = list_inputs([DataInput(str(tmp_path / "m.csv"))]).files
     assert remote.path == "bucket/m/set/there.png"
     with pytest.raises(UserError, match="no such folder"):
-        list_inputs([Input(bucket.format("nothing"))])
+        list_inputs([DataInput(bucket.format("nothing"))])
 
 
 def test_a_join_keeps_the_query_at_the_end() -> None:

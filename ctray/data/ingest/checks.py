@@ -1,14 +1,14 @@
 """What needs all records at once: copies, conflicting labels, missing ones and odd ones out."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ctray.data.ingest.duplicates import near_duplicates
 from ctray.data.ingest.earlier import Base
-from ctray.data.ingest.shards import ROW_TYPES
+from ctray.data.manifest import CandidateRow, DuplicateRow, column_types, text_columns
 from ctray.data.store import read_images
 from ctray.errors import UserError
 
@@ -30,7 +30,7 @@ def check_records(
     Returns:
         The manifest with status, reason and warning; one row a pair of duplicates.
     """
-    text = [c for c in manifest.columns if manifest[c].isna().any() and c not in _NUMBERS]
+    text = text_columns(CandidateRow, manifest.columns[manifest.isna().any()].tolist())
     manifest = manifest.assign(**{column: manifest[column].fillna("") for column in text})
     for column in ("earlier", "earlier_split", "given_split", "dicom_patient"):
         if column not in manifest:
@@ -48,35 +48,19 @@ def check_records(
         )
     exact = _mark_exact(manifest)
     near = _find_near(manifest, base, partial)
-    return manifest, pd.concat([exact, near], ignore_index=True).astype(_PAIR_TYPES)
+    return manifest, pd.concat([exact, near], ignore_index=True).astype(column_types(DuplicateRow))
 
 
-_NUMBERS = frozenset(name for name, kind in ROW_TYPES.items() if kind is not str) - {"slice"}
-_PAIR_TYPES = {
-    "first": str,
-    "second": str,
-    "kind": str,
-    "similarity": float,
-    "flipped": bool,
-    "conflict": bool,
-}
-
-
-def _pair(
+def _near_pair(
     manifest: pd.DataFrame, first: int, second: int, similarity: float, flipped: bool
-) -> dict[str, Any]:
-    """A pair of records by their place in the manifest."""
+) -> DuplicateRow:
+    """A pair of near-duplicates by their place in the manifest."""
     (path, other), (label, other_label) = (
         manifest[column].iloc[[first, second]] for column in ("path", "label")
     )
-    return {
-        "first": path,
-        "second": other,
-        "kind": "near",
-        "similarity": similarity,
-        "flipped": flipped,
-        "conflict": label != other_label and bool(label and other_label) and similarity >= _CERTAIN,
-    }
+    differ = label != other_label and bool(label and other_label)
+    conflict = differ and similarity >= _CERTAIN
+    return DuplicateRow(path, other, "near", similarity, flipped, conflict)
 
 
 def _one_a_picture(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +74,7 @@ def _mark_exact(manifest: pd.DataFrame) -> pd.DataFrame:
     stored = manifest[manifest["row"] >= 0]
     same = stored[stored["id"].duplicated(keep=False)]
     if same.empty:
-        return pd.DataFrame(columns=list(_PAIR_TYPES))
+        return pd.DataFrame(columns=list(column_types(DuplicateRow)))
     kept = _one_a_picture(manifest)
     keeper = pd.Series(kept.index, index=kept["id"]).loc[same["id"]].to_numpy()
     labels = same["label"].where(same["label"] != "").groupby(same["id"]).transform("nunique")
@@ -130,26 +114,26 @@ def _find_near(manifest: pd.DataFrame, base: Base, partial: Path) -> pd.DataFram
     )
     at = single.index.to_numpy()
     pairs = [
-        _pair(manifest, at[pair.first], at[pair.second], pair.similarity, pair.flipped)
+        _near_pair(manifest, at[pair.first], at[pair.second], pair.similarity, pair.flipped)
         for pair in found
     ]
     place = pd.Series(manifest.index, index=manifest["path"])
     pairs += [
-        _pair(
+        _near_pair(
             manifest, place[row["first"]], place[row["second"]], row["similarity"], row["flipped"]
         )
         for row in base.near.to_dict("records")
     ]
     torn = {
-        path: f"the same picture under different labels: {pair['first']}, {pair['second']}"
+        path: f"the same picture under different labels: {pair.first}, {pair.second}"
         for pair in pairs
-        if pair["conflict"]
-        for path in (pair["first"], pair["second"])
+        if pair.conflict
+        for path in (pair.first, pair.second)
     }
     rows = place.loc[list(torn)]
     manifest.loc[rows, "status"] = "conflict"
     manifest.loc[rows, "reason"] = list(torn.values())
-    return pd.DataFrame(pairs, columns=list(_PAIR_TYPES))
+    return pd.DataFrame(map(astuple, pairs), columns=list(column_types(DuplicateRow)))
 
 
 def _and_more(paths: pd.Series) -> str:
@@ -158,6 +142,7 @@ def _and_more(paths: pd.Series) -> str:
 
 
 def check_classes(classes: Sequence[str], manifest: pd.DataFrame) -> None:
+    """Raise UserError where a class has no usable image."""
     left = manifest[manifest["status"] == "ok"]["label"].value_counts()
     for name in classes:
         if left.get(name, 0) == 0:
@@ -168,11 +153,13 @@ def check_classes(classes: Sequence[str], manifest: pd.DataFrame) -> None:
 
 
 def refuse_faults(manifest: pd.DataFrame) -> None:
+    """Raise UserError where a record is left out, or warned about."""
     faults = manifest[(manifest["status"] != "ok") | (manifest["warning"] != "")]
     if len(faults):
         first = faults.iloc[0]
         raise UserError(
-            f"--strict: {len(faults)} of {len(manifest)} records are at fault, the first "
+            f"{len(faults)} of {len(manifest)} records are at fault, the first "
             f"{first['path']}: {first['reason'] or first['warning']}; "
-            "without --strict they are listed in the report"
+            "unless it is strict, the store is made and its report lists them",
+            "strict",
         )

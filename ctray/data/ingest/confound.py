@@ -7,14 +7,15 @@ a contingency table, Cramér's V with Bergsma's correction, a permutation test t
 of a patient together, and a sentence where a level names a class.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+
+from ctray.data.ingest.factors import MAX_LEVELS, FactorColumn, factor_columns
+from ctray.data.manifest import META
 
 Verdict = Literal["none", "weak", "strong"]
 
@@ -22,7 +23,6 @@ STRONG_V = 0.5
 WEAK_V = 0.1
 CHANCE = 0.01  # a link that shuffling reaches more often than this is no link
 PERMUTATIONS = 199
-MAX_LEVELS = 20
 FEWEST_KNOWN = 30
 LEAST_COVERAGE = 0.05
 # A level gives a class away when this share of its images, and of the class's, are in the cell.
@@ -37,8 +37,6 @@ THRESHOLDS = (
 )
 _FEWER_ERRORS = 4
 _IMAGES_A_LEVEL = 3  # with fewer on average, a value is a name and not a factor
-_WIDE = 10  # bands of numbers spread further than this are named in whole numbers
-_META = "meta."
 _NATURAL = {
     "tone": "A finding changes the grey levels too, so a part of this may be the disease.",
     "contrast": "A finding changes the contrast too, so a part of this may be the disease.",
@@ -105,18 +103,6 @@ class Confounds:
     skipped: tuple[Skipped, ...]
 
 
-@dataclass
-class _Column:
-    """A factor before it is judged: one text a record, empty where unknown."""
-
-    key: str
-    name: str
-    phrase: str  # completes "images that …"
-    values: pd.Series
-    order: list[str] = field(default_factory=list)  # of bands; empty: by size
-    same: list[str] = field(default_factory=list)
-
-
 def find_confounds(manifest: pd.DataFrame, classes: Sequence[str], seed: int = 0) -> Confounds:
     """Set every known factor of the usable records against their classes.
 
@@ -129,7 +115,7 @@ def find_confounds(manifest: pd.DataFrame, classes: Sequence[str], seed: int = 0
         Factors by verdict (strong, weak, none), give-aways and larger V first.
     """
     usable = manifest[manifest["status"] == "ok"].reset_index(drop=True)
-    columns, skipped = _sift(list(_columns(usable)), usable["label"])
+    columns, skipped = _sift(list(factor_columns(usable)), usable["label"])
     labels = pd.Categorical(usable["label"], categories=list(classes)).codes.astype(np.int64)
     # The images of a patient move together: alone they would claim more evidence than there is.
     blocks = usable.groupby(["group", "label"], sort=False).ngroup().to_numpy()
@@ -167,96 +153,29 @@ def _chi2(table: np.ndarray) -> float:
     return float((((table - expected) ** 2)[filled] / expected[filled]).sum())
 
 
-def _columns(usable: pd.DataFrame) -> Iterator[_Column]:
-    """Every factor a manifest can know, in a fixed order."""
-
-    def text(column: str) -> pd.Series:
-        return usable[column].fillna("").astype(str).str.strip()
-
-    yield _Column("source", "source", "come from '{}'", text("source"))
-    yield _Column(
-        "collection",
-        "patient collection",
-        "have patients named '{}'",
-        _collections(text("patient")),
-    )
-    yield _Column("scanner", "scanner", "come from the scanner '{}'", text("scanner"))
-    yield _Column("modality", "modality", "have the modality '{}'", text("modality"))
-    yield _Column("view", "view", "have the view '{}'", text("view"))
-    yield _sizes(usable)
-    bits = text("bits").replace("0", "")
-    yield _Column("bits", "bit depth", "have {} bits a pixel", bits)
-    yield _Column("format", "file format", "have the format {}", text("format"))
-    yield _banded("tone", "mean grey level", "have a mean grey level of {}", usable["mean"])
-    yield _banded("contrast", "contrast", "have a contrast of {} grey levels", usable["std"])
-    yield _ages(text("age"))
-    yield _Column("sex", "sex", "have the sex '{}'", text("sex"))
-    for name in usable.columns:
-        if str(name).startswith(_META):
-            own = str(name).removeprefix(_META)
-            phrase = "have the {} '{{}}'".format(own.replace("{", "{{").replace("}", "}}"))
-            yield _Column(str(name), own, phrase, text(str(name)))
-
-
-def _collections(patients: pd.Series) -> pd.Series:
-    """`kermany…` of `kermany-train-person124`: collections put their own name before the number."""
-
-    def prefix(patient: str) -> str:
-        letters = re.match(r"[^\W\d_]+", patient)
-        return f"{letters[0]}…" if letters else "no letters"
-
-    return patients.map(lambda patient: prefix(patient) if patient else "")
-
-
-def _sizes(usable: pd.DataFrame) -> _Column:
-    exact = usable["width"].astype(str) + "×" + usable["height"].astype(str)
-    if exact.nunique() <= MAX_LEVELS:
-        return _Column("size", "image size", "have the size {} px", exact)
-    side = np.sqrt(usable["width"] * usable["height"].astype(float))
-    return _banded("size", "image size", "have about {} px a side", side)
-
-
-def _banded(key: str, name: str, phrase: str, values: pd.Series) -> _Column:
-    """Quarters of the whole set by a number, named by their limits."""
-    digits = 0 if values.quantile(0.75) - values.quantile(0.25) >= _WIDE else 1
-    # Rounded first, so that the limits shown are the limits used.
-    rounded = values.astype(float).round(digits)
-    limits = np.unique(rounded.quantile([0, 0.25, 0.5, 0.75, 1]).round(digits))
-    if len(limits) < 2:
-        return _Column(key, name, phrase, rounded.map(f"{{:.{digits}f}}".format))
-    names = [f"{low:.{digits}f}–{high:.{digits}f}" for low, high in pairwise(limits)]
-    bands = pd.cut(rounded, limits.tolist(), labels=names, include_lowest=True)
-    return _Column(key, name, phrase, bands.astype(object), names)
-
-
-def _ages(ages: pd.Series) -> _Column:
-    bands = ["0–17", "18–39", "40–64", "65+"]
-    years = pd.to_numeric(ages, errors="coerce")
-    values = pd.cut(years, [0.0, 18.0, 40.0, 65.0, np.inf], right=False, labels=bands)
-    return _Column("age", "age", "have patients aged {}", values.astype(object).fillna(""), bands)
-
-
-def _sift(columns: list[_Column], labels: pd.Series) -> tuple[list[_Column], list[Skipped]]:
+def _sift(
+    columns: list[FactorColumn], labels: pd.Series
+) -> tuple[list[FactorColumn], list[Skipped]]:
     """Those of which a table says something, and the reasons of the others."""
-    kept: list[_Column] = []
+    kept: list[FactorColumn] = []
     skipped: list[Skipped] = []
     for column in columns:
         reason = _why_not(column, labels)
         twin = next((other for other in kept if _divide_alike(other, column)), None)
         if reason:
             skipped.append(Skipped(column.key, column.name, reason))
-        elif twin and column.key.startswith(_META):
+        elif twin and column.key.startswith(META):
             twin.same.append(column.name)
         else:
             kept.append(column)
     return kept, skipped
 
 
-def _why_not(column: _Column, labels: pd.Series) -> str:
+def _why_not(column: FactorColumn, labels: pd.Series) -> str:
     """Why no table is made of a factor; empty where one is."""
     known = column.values[column.values != ""]
     levels = known.nunique()
-    is_meta = column.key.startswith(_META)
+    is_meta = column.key.startswith(META)
     if not levels:
         return "not known for any image"
     if len(known) < FEWEST_KNOWN or len(known) < LEAST_COVERAGE * len(labels):
@@ -274,13 +193,13 @@ def _why_not(column: _Column, labels: pd.Series) -> str:
     return ""
 
 
-def _divide_alike(one: _Column, other: _Column) -> bool:
+def _divide_alike(one: FactorColumn, other: FactorColumn) -> bool:
     together = pd.DataFrame({"one": one.values, "other": other.values}).drop_duplicates()
     return len(together) == one.values.nunique() == other.values.nunique()
 
 
 def _judge(
-    column: _Column,
+    column: FactorColumn,
     labels: np.ndarray,
     blocks: np.ndarray,
     classes: tuple[str, ...],
@@ -321,7 +240,7 @@ def _judge(
     )
 
 
-def _levels(column: _Column) -> tuple[pd.Series, list[str]]:
+def _levels(column: FactorColumn) -> tuple[pd.Series, list[str]]:
     """The values and their order; beyond `MAX_LEVELS` the rare ones are put together."""
     counts = column.values[column.values != ""].value_counts()
     if column.order:
@@ -384,7 +303,7 @@ def _giveaways(table: np.ndarray) -> Iterator[tuple[int, int]]:
 class _Words:
     """Sentences about one factor."""
 
-    column: _Column
+    column: FactorColumn
     levels: list[str]
     classes: tuple[str, ...]
     table: np.ndarray

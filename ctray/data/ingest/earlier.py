@@ -14,10 +14,21 @@ from ctray.errors import UserError
 
 @dataclass(frozen=True)
 class Base:
-    """Records that come from earlier stores.
+    """What comes from earlier stores.
 
-    In `manifest` those marked `compared` come first and are of one store: near-duplicates among
-    them are in `near`. `links` are the shards, by their number in the new store.
+    Attributes:
+        manifest: their records, as `CandidateRow` describes them; those marked `compared` come
+            first and are of one store.
+        near: near-duplicates among those, as `DuplicateRow` describes them.
+        links: their shards, by the number in the new store.
+        shards: how many numbers of shards they take.
+        version: of the store to append to; 0 where there is none.
+        fractions: shares of train, val and test for new groups.
+        fingerprints: place, version and fingerprint of each store.
+        classes: sorted labels of the records.
+        inputs: where their images came from.
+        ignored: files that were not images by name.
+        synthetic: whether any of their images were drawn.
     """
 
     manifest: pd.DataFrame
@@ -55,18 +66,13 @@ def read_stores(
         store = Store.open(given.root)
         if store.size != size:
             raise UserError(
-                f"the store {given.root} holds {store.size} px images: add --size {store.size}"
+                f"the store {given.root} holds {store.size} px images: prepare it at that size, "
+                f"{store.size}",
+                "size",
             )
-        rows = store.manifest.copy()
-        rows["compared"] = not opened
-        rows["earlier"] = rows["group"]
-        rows["earlier_split"] = rows["split"] if keep_splits else ""
-        rows["label"] = rows["label"].replace(dict(given.mapping))
-        prefix = given.prefix + _distinction(given.prefix + rows["path"], taken)
-        rows["path"] = prefix + rows["path"]
+        prefix = given.prefix + _distinction(given.prefix + store.manifest["path"], taken)
+        rows = _candidates(store, given, prefix, keep_splits).assign(compared=not opened)
         taken |= set(rows["path"])
-        if given.source:
-            rows["source"] = given.source
         # A shard whose files were all at fault was not written.
         for shard in rows.loc[rows["row"] >= 0, "shard"].unique():
             links[shards + int(shard)] = shard_path(store.root, int(shard))
@@ -90,6 +96,18 @@ def read_stores(
         ignored=tuple(name for store in opened for name in store.ignored),
         synthetic=any(store.synthetic for store in opened),
     )
+
+
+def _candidates(store: Store, given: StoreInput, prefix: str, keep_splits: bool) -> pd.DataFrame:
+    """The records of one store as candidates for a new one."""
+    rows = store.manifest.copy()
+    rows["earlier"] = rows["group"]
+    rows["earlier_split"] = rows["split"] if keep_splits else ""
+    rows["label"] = rows["label"].replace(dict(given.mapping))
+    rows["path"] = prefix + rows["path"]
+    if given.source:
+        rows["source"] = given.source
+    return rows
 
 
 def _distinction(paths: pd.Series, taken: set[str]) -> str:

@@ -11,12 +11,16 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ctray.data.ingest.split import SPLITS, position, split_groups, split_of
+from ctray.data.ingest.split import position, split_groups, split_of
+from ctray.data.manifest import SPLITS
 from ctray.errors import UserError
 
 # Names of one patient may stand in the table and in the DICOM file: they are one space of names.
 _TIES = {
-    **{"patient": "patient", "dicom_patient": "patient", "study": "study", "series": "series"},
+    "patient": "patient",
+    "dicom_patient": "patient",
+    "study": "study",
+    "series": "series",
     "uri": "file",  # the frames of one file
 }
 _NAMED_AFTER = ("patient", "dicom_patient", "study", "series", "id")
@@ -112,5 +116,7 @@ def check_leaks(records: pd.DataFrame) -> None:
     more = f", and {len(torn) - 1} more groups" if len(torn) > 1 else ""
     raise UserError(
         f"leak: {' and '.join(named)} show one patient, series or picture (group "
-        f"{torn.index[0]!r}){more}: put them into one split, or make a new store with --fractions"
+        f"{torn.index[0]!r}){more}: put them into one split, or make a new store whose fractions "
+        "you name, which divides all of them anew",
+        "fractions",
     )

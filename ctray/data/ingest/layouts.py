@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from ctray import storage
 from ctray.data.image.dispatch import EXTENSIONS
-from ctray.data.ingest.tables import SPLIT_NAMES, Row, Table, listed, read_table, suffix
+from ctray.data.ingest.tables import SPLIT_NAMES, Table, TableRow, listed, read_table, suffix
 from ctray.errors import UserError
 from ctray.synthetic.marker import SYNTHETIC_MARKER
 
@@ -107,7 +107,7 @@ def read_manifest(uri: str, columns: Mapping[str, str]) -> Contents:
     )
 
 
-def _manifest_record(row: Row, folder: str) -> FileRecord:
+def _manifest_record(row: TableRow, folder: str) -> FileRecord:
     uri = storage.resolve(folder, row.path)
     return FileRecord(
         path=storage.plain(uri).removeprefix(f"{storage.plain(folder)}/").lstrip("/"),
@@ -259,12 +259,12 @@ class _Folder:
             row = rows.get(path if self._metadata else _key(path))
             self._add(place, path, masks.get(stem, ""), row)
 
-    def _rows_of(self, place: _Place) -> Mapping[str, Row]:
+    def _rows_of(self, place: _Place) -> Mapping[str, TableRow]:
         sheet = self._sheets.get(place.folder)
         return self._rows if sheet is None else {_key(row.path): row for row in sheet.rows}
 
-    def _add(self, place: _Place, path: str, mask: str, row: Row | None) -> None:
-        row = row or Row(path)
+    def _add(self, place: _Place, path: str, mask: str, row: TableRow | None) -> None:
+        row = row or TableRow(path)
         if place.label is not None and row.label not in ("", place.label):
             self._claims.append(Claim(self._table_of(place), path, place.label, row.label))
         if place.split and row.split not in ("", place.split):
@@ -285,7 +285,7 @@ class _Folder:
             )
         )
 
-    def _mask(self, found: str, row: Row) -> str:
+    def _mask(self, found: str, row: TableRow) -> str:
         if row.mask:
             return storage.resolve(self._root, row.mask)
         return storage.join(self._root, found) if found else ""
@@ -364,8 +364,8 @@ def _is_about(name: str) -> bool:
     return "/" not in name and (name == SYNTHETIC_MARKER or name.casefold().startswith(_ABOUT))
 
 
-def _by_path(table: Table) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
+def _by_path(table: Table) -> dict[str, TableRow]:
+    rows: dict[str, TableRow] = {}
     for row in table.rows:
         if rows.setdefault(row.path, row) != row:
             raise UserError(f"{table.uri} names {row.path!r} twice, differently: keep one row")

@@ -24,16 +24,15 @@ from ctray.data.ingest.layouts import (
     read_manifest,
 )
 from ctray.data.ingest.tables import ROLES, listed, suffix
+from ctray.data.store import INFO
 from ctray.errors import UserError
 
-# What makes a folder a store.
-STORE_INFO = "store.json"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NAMED = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Input:
+class DataInput:
     """One place to read from.
 
     Attributes:
@@ -85,7 +84,7 @@ class Listing:
     stores: tuple[StoreInput, ...] = ()
 
 
-def parse_input(text: str) -> Input:
+def parse_input(text: str) -> DataInput:
     """`NAME=URI` or `URI` to an input; a path with `=` behind its first `/` needs no NAME.
 
     Raises:
@@ -97,16 +96,16 @@ def parse_input(text: str) -> Input:
         raise UserError(
             f"{text!r} is not an input: write FOLDER, or NAME=FOLDER to name its source"
         )
-    return Input(uri, source)
+    return DataInput(uri, source)
 
 
 def list_folder(root: Path) -> Listing:
     """List one folder; see `list_inputs`."""
-    return list_inputs([Input(str(root))])
+    return list_inputs([DataInput(str(root))])
 
 
 def list_inputs(
-    inputs: Sequence[Input],
+    inputs: Sequence[DataInput],
     *,
     columns: Mapping[str, str] = _NOTHING,
     classes: Mapping[str, str] = _NOTHING,
@@ -186,7 +185,7 @@ class _Part:
     store: StoreInput | None = None
 
 
-def _roots(inputs: Sequence[Input]) -> tuple[str, ...]:
+def _roots(inputs: Sequence[DataInput]) -> tuple[str, ...]:
     for given in inputs:
         if "://" in given.uri and urlsplit(given.uri).password:
             raise UserError(
@@ -200,7 +199,7 @@ def _roots(inputs: Sequence[Input]) -> tuple[str, ...]:
     return roots
 
 
-def _prefixes(inputs: Sequence[Input], roots: Sequence[str]) -> list[str]:
+def _prefixes(inputs: Sequence[DataInput], roots: Sequence[str]) -> list[str]:
     if len(inputs) == 1:
         return [""]
     prefixes: list[str] = []
@@ -215,7 +214,7 @@ def _prefixes(inputs: Sequence[Input], roots: Sequence[str]) -> list[str]:
 
 
 def _list_input(
-    given: Input, root: str, prefix: str, columns: Mapping[str, str], classes: Mapping[str, str]
+    given: DataInput, root: str, prefix: str, columns: Mapping[str, str], classes: Mapping[str, str]
 ) -> _Part:
     if storage.is_file(root):
         if suffix(root) not in MANIFESTS:
@@ -224,19 +223,19 @@ def _list_input(
     if not storage.is_folder(root):
         kind = "file" if suffix(root) in MANIFESTS else "folder"
         raise UserError(f"no such {kind}: {given.uri}")
-    if storage.is_file(storage.join(root, STORE_INFO)):
+    if storage.is_file(storage.join(root, INFO)):
         return _list_store(given, root, prefix, classes)
     return _list_contents(given, read_folder(root, columns), prefix, classes)
 
 
-def _list_store(given: Input, root: str, prefix: str, classes: Mapping[str, str]) -> _Part:
+def _list_store(given: DataInput, root: str, prefix: str, classes: Mapping[str, str]) -> _Part:
     if "://" in root:
         raise UserError(f"the store {given.uri} must be a local folder: copy it here")
     try:
-        info = json.loads((Path(root) / STORE_INFO).read_text())
+        info = json.loads((Path(root) / INFO).read_text())
         names, synthetic = list(info["classes"]), bool(info["synthetic"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{Path(root) / STORE_INFO} is not a store's: prepare it again") from error
+        raise UserError(f"{Path(root) / INFO} is not a store's: prepare it again") from error
     mapped, rename = _renaming(given.mapping, names, classes)
     mapping = {name: rename(name) for name in names}
     return _Part(
@@ -248,7 +247,7 @@ def _list_store(given: Input, root: str, prefix: str, classes: Mapping[str, str]
 
 
 def _list_contents(
-    given: Input, contents: Contents, prefix: str, classes: Mapping[str, str]
+    given: DataInput, contents: Contents, prefix: str, classes: Mapping[str, str]
 ) -> _Part:
     mapped, rename = _renaming(given.mapping, contents.classes, classes)
     _check_claims(contents, rename)

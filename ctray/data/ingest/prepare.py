@@ -1,7 +1,7 @@
 """Files to a store: decode, check, tie together, split, write; resumable and repeatable.
 
 Decoding runs as Ray tasks, one shard each, into a folder beside the store's place. A shard that is
-there is not made again, so a run that was killed goes on where it was. Everything that needs all
+there is not made again, so a run that was killed is resumed where it was. Everything that needs all
 records at once (duplicates, groups, splits) follows from the finished shards and is the same for
 any number of workers. The folder is renamed when it is complete: what has no `store.json` is not a
 store.
@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,17 +27,20 @@ from ctray.data.image.dispatch import decode
 from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import resize
 from ctray.data.ingest.checks import check_classes, check_records, refuse_faults
-from ctray.data.ingest.confound import find_confounds
+from ctray.data.ingest.confound import Confounds, find_confounds
 from ctray.data.ingest.earlier import Base, join, read_stores
 from ctray.data.ingest.groups import assign_splits, check_leaks, group_records
-from ctray.data.ingest.listing import (
-    Listing,
-    StoreInput,
-    check_spelling,
-    read_bytes,
-)
+from ctray.data.ingest.listing import Listing, StoreInput, check_spelling, read_bytes
 from ctray.data.ingest.report import write_report
-from ctray.data.ingest.shards import PLAN, ROWS, Progress, decode_files, open_partial, plan_of
+from ctray.data.ingest.shards import (
+    DIGEST,
+    ROWS,
+    Progress,
+    decode_files,
+    digest_inputs,
+    open_partial,
+)
+from ctray.data.manifest import MANIFEST_COLUMNS, META
 from ctray.data.store import (
     DEFAULT_SIZE,
     DUPLICATES,
@@ -49,6 +51,7 @@ from ctray.data.store import (
     STAMP_KEY,
     VERSIONS,
     Store,
+    StoreInfo,
     read_images,
     version_stamp,
 )
@@ -82,7 +85,7 @@ def prepare(
     """Decode, check, split and store what is listed, as Ray tasks over the cluster's CPUs.
 
     Needs a running Ray. Interrupted, or stopped by a mistake in labels or splits, it leaves what it
-    decoded in `out`.partial, and the same call goes on from there. What cannot be read is kept in
+    decoded in `out`.partial, and the same call resumes from there. What cannot be read is kept in
     the manifest with its reason. Of records with the same pixels the first stays; records that show
     one picture under different labels are all left out; near-duplicates stay in one group.
 
@@ -116,7 +119,7 @@ def prepare(
     )
     classes = tuple(sorted({*listing.classes, *base.classes}))
     _check_count(classes, listing)
-    open_partial(partial, base, plan_of(listing.files, base, options.size))
+    open_partial(partial, base, digest_inputs(listing.files, base, options.size))
     decoded = decode_files(listing.files, partial, base.shards, options.size, progress)
     manifest = join(base, decoded)
     manifest, pairs = check_records(manifest, base, partial)
@@ -125,31 +128,28 @@ def prepare(
         refuse_faults(manifest[manifest["new"]])
     fractions = options.fractions or base.fractions
     manifest = _assign(manifest, pairs, fractions, given=options.fractions is None)
-    info = {
-        "schema_version": SCHEMA,
-        "ctray": __version__,
-        "version": base.version + 1 if append else 1,
-        "classes": list(classes),
-        "size": options.size,
-        "fractions": list(fractions),
-        "fingerprint": fingerprint(manifest, options.size),
-        "synthetic": listing.synthetic or base.synthetic,
-        "ignored_files": list(dict.fromkeys([*base.ignored, *listing.ignored])),
-        "inputs": list(dict.fromkeys([*base.inputs, *listing.roots])),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    _write(partial, manifest, pairs, info)
-    if append:
-        _add_version(partial, out, base)
-    else:
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+    confounds = find_confounds(manifest, classes)
+    info = StoreInfo(
+        schema_version=SCHEMA,
+        ctray=__version__,
+        version=base.version + 1,
+        classes=classes,
+        size=options.size,
+        fractions=fractions,
+        fingerprint=fingerprint(manifest, options.size),
+        synthetic=listing.synthetic or base.synthetic,
+        ignored_files=tuple(dict.fromkeys([*base.ignored, *listing.ignored])),
+        inputs=tuple(dict.fromkeys([*base.inputs, *listing.roots])),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        confounds=tuple(f.sentences[0] for f in confounds.factors if f.verdict == "strong"),
+    )
+    _write(partial, manifest, pairs, confounds, info)
+    _put_in_place(partial, out, base, append)
     return Store.open(out)
 
 
 def read_fractions(text: str | None) -> tuple[float, float, float] | None:
-    """`0.7,0.15,0.15` to shares of train, val and test; None stays None.
+    """Shares of train, val and test from a text such as `0.7,0.15,0.15`; None stays None.
 
     Raises:
         UserError: not three shares that add up to 1, or none for training.
@@ -159,9 +159,13 @@ def read_fractions(text: str | None) -> tuple[float, float, float] | None:
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise UserError(f"--fractions {text!r} is not of the form 0.7,0.15,0.15") from error
+        raise UserError(
+            f"the fractions {text!r} are not of the form 0.7,0.15,0.15", "fractions"
+        ) from error
     if min(train, val, test) < 0 or train == 0 or abs(train + val + test - 1) > 1e-6:
-        raise UserError(f"--fractions {text!r} must add up to 1, with some of it for training")
+        raise UserError(
+            f"the fractions {text!r} must add up to 1, with some of it for training", "fractions"
+        )
     return train, val, test
 
 
@@ -178,7 +182,9 @@ def fingerprint(manifest: pd.DataFrame, size: int) -> str:
 def _to_append(listing: Listing, store: Store, options: Options) -> Listing:
     """A listing without the files the store has read already."""
     if options.fractions:
-        raise UserError("--fractions and --append exclude each other: a store keeps its fractions")
+        raise UserError(
+            "a store that is appended to keeps its fractions: leave them out", "fractions", "append"
+        )
     if any(given.root == store.root for given in listing.stores):
         raise UserError(f"the store {store.root} cannot be appended to itself")
     # What could not be read then is read again, unless it is as long as it was.
@@ -226,38 +232,23 @@ def _assign(
     manifest.loc[usable, "split"] = assign_splits(manifest[usable], fractions, given)
     named = manifest["patient"] != ""
     manifest["patient"] = manifest["patient"].where(named, manifest["dicom_patient"])
-    meta = sorted(column for column in manifest.columns if column.startswith("meta."))
-    return manifest[[*_MANIFEST, *meta]]
-
-
-_MANIFEST = (
-    *("id", "path", "uri", "label", "group", "source", "split", "status", "reason", "warning"),
-    *("width", "height", "bits", "format", "colour", "bytes", "mean", "std", "phash"),
-    *(
-        "patient",
-        "dicom_patient",
-        "study",
-        "series",
-        "slice",
-        "modality",
-        "scanner",
-        "age",
-        "sex",
-        "view",
-    ),
-    *("mask", "shard", "row"),
-)
+    meta = sorted(column for column in manifest.columns if column.startswith(META))
+    return manifest[[*MANIFEST_COLUMNS, *meta]]
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _write(
-    partial: Path, manifest: pd.DataFrame, pairs: pd.DataFrame, info: dict[str, Any]
+    partial: Path,
+    manifest: pd.DataFrame,
+    pairs: pd.DataFrame,
+    confounds: Confounds,
+    info: StoreInfo,
 ) -> None:
     """Everything but the shards, into the partial folder; `store.json` is the last."""
     table = pa.Table.from_pandas(manifest, preserve_index=False)
-    stamp = version_stamp(info["version"], info["fingerprint"])
+    stamp = version_stamp(info.version, info.fingerprint)
     header = {**(table.schema.metadata or {}), STAMP_KEY: stamp.encode()}
     pq.write_table(table.replace_schema_metadata(header), partial / MANIFEST)
     pairs.to_parquet(partial / DUPLICATES, index=False)
@@ -265,25 +256,35 @@ def _write(
         partial,
         manifest,
         pairs,
-        confounds=find_confounds(manifest, info["classes"]),
-        classes=info["classes"],
-        size=info["size"],
-        fingerprint=info["fingerprint"],
-        synthetic=info["synthetic"],
-        ignored=info["ignored_files"],
+        classes=info.classes,
+        size=info.size,
+        fingerprint=info.fingerprint,
+        synthetic=info.synthetic,
+        ignored=info.ignored_files,
         images=lambda rows: read_images(partial, rows),
         picture=_picture,
+        confounds=confounds,
         info={
-            "name": info["inputs"][0].rstrip("/").rpartition("/")[2],
-            "version": f"{info['version']} (ctray {__version__})",
-            "inputs": info["inputs"],
-            "date": info["date"],
-            "fractions": info["fractions"],
+            "name": info.inputs[0].rstrip("/").rpartition("/")[2],
+            "version": f"{info.version} (ctray {__version__})",
+            "inputs": list(info.inputs),
+            "date": info.date,
+            "fractions": info.fractions,
         },
     )
     shutil.rmtree(partial / ROWS, ignore_errors=True)
-    (partial / PLAN).unlink(missing_ok=True)
-    (partial / INFO).write_text(json.dumps(info, indent=2))
+    (partial / DIGEST).unlink(missing_ok=True)
+    (partial / INFO).write_text(json.dumps(dataclasses.asdict(info), indent=2))
+
+
+def _put_in_place(partial: Path, out: Path, base: Base, append: bool) -> None:
+    """Make the finished folder the store `out`, or its next version."""
+    if append:
+        _add_version(partial, out, base)
+        return
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
 
 
 def _add_version(partial: Path, out: Path, base: Base) -> None:

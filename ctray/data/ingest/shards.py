@@ -1,15 +1,16 @@
 """Decoding, shard by shard: Ray tasks that turn files into pixels and what is known of them.
 
 Each task writes one shard and then the table of its records, both whole or not at all, into a
-folder beside the store's place. What is there is not made again: a run that was killed goes on.
+folder beside the store's place. What is there is not made again: a run that was killed is resumed.
 """
 
 import hashlib
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from ctray.data.ingest.duplicates import perceptual_hash
 from ctray.data.ingest.earlier import Base
 from ctray.data.ingest.layouts import FileRecord
 from ctray.data.ingest.listing import read_bytes
+from ctray.data.manifest import META, ManifestRow, column_types
 from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 
 # Small enough that two workers share a small set, large enough that a task is not all start-up;
@@ -31,14 +33,31 @@ from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 _MOST_A_SHARD, _LEAST_A_SHARD, _SHARD_BYTES = 256, 16, 2**25
 _TASK_CPUS = 0.9
 _PENDING_TASKS = 64
-ROWS, PLAN = "rows", "plan.json"
+# In the partial folder: the tables of the records, and the digest of what they were made from.
+ROWS, DIGEST = "rows", "inputs.sha256"
 _FROM_TABLES = ("modality", "scanner", "age", "sex", "view")
-_TAGS = ("study", "series", *_FROM_TABLES)
 
 Progress = Callable[[int, int], None]
 
 
-def plan_of(files: Sequence[FileRecord], base: Base, size: int) -> str:
+@dataclass(frozen=True, kw_only=True)
+class DecodedRow(ManifestRow):
+    """A row of the manifest as decoding leaves it, with what only the next step asks.
+
+    Attributes:
+        file: place of the file in its task.
+        frame: place of the frame in its file, from 0.
+        frames: how many frames the file holds.
+        position: where the frame lies in its series: mm along the axis, or its number, as text.
+    """
+
+    file: int
+    frame: int = 0
+    frames: int = 1
+    position: str = ""
+
+
+def digest_inputs(files: Sequence[FileRecord], base: Base, size: int) -> str:
     """What the shards depend on: the files and stores as they are now, not their labels."""
     digest = hashlib.sha256(f"{SCHEMA} {size} {base.fingerprints}".encode())
     for file in files:
@@ -51,27 +70,27 @@ def plan_of(files: Sequence[FileRecord], base: Base, size: int) -> str:
     return digest.hexdigest()
 
 
-def open_partial(partial: Path, base: Base, plan: str) -> None:
+def open_partial(partial: Path, base: Base, digest: str) -> None:
     """Keep the shards of an interrupted run over the same files, forget any others."""
-    note = partial / PLAN
-    if not note.exists() or note.read_text() != plan:
+    note = partial / DIGEST
+    if not note.exists() or note.read_text() != digest:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / SHARDS).mkdir(parents=True)
         (partial / ROWS).mkdir()
-        note.write_text(plan)
-    for shard, source in base.links.items():
+        note.write_text(digest)
+    for shard, earlier in base.links.items():
         target = shard_path(partial, shard)
         if not target.exists():
-            _link(source, target)
+            _link(earlier, target)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(shard: Path, target: Path) -> None:
     """Shards never change: another name for the file costs no space."""
     try:
-        os.link(source, target)
+        os.link(shard, target)
     except OSError:  # another file system
         part = target.with_suffix(".part")
-        shutil.copyfile(source, part)
+        shutil.copyfile(shard, part)
         part.rename(target)
 
 
@@ -94,7 +113,7 @@ def decode_files(
     Returns:
         One row a record: the pages and frames of a file each, also the files at fault.
     """
-    report = progress or _quiet
+    tell = progress or _quiet
     step = max(_LEAST_A_SHARD, min(_MOST_A_SHARD, _SHARD_BYTES // size**2))
     chunks = [files[i : i + step] for i in range(0, len(files), step)]
     task = ray.remote(num_cpus=_TASK_CPUS)(_write_shard)
@@ -107,13 +126,13 @@ def decode_files(
             continue
         if len(running) == _PENDING_TASKS:
             done += _finish_one(running)
-            report(done, len(files))
+            tell(done, len(files))
         places = [(file.uri, file.mask) for file in chunk]
         running[task.remote(places, partial, shard, size)] = len(chunk)
-    report(done, len(files))
+    tell(done, len(files))
     while running:
         done += _finish_one(running)
-        report(done, len(files))
+        tell(done, len(files))
     parts = [pd.read_parquet(_rows_path(partial, first_shard + i)) for i in range(len(chunks))]
     return _with_listed(chunks, parts) if parts else pd.DataFrame()
 
@@ -135,72 +154,81 @@ def _rows_path(partial: Path, shard: int) -> Path:
 def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: int) -> None:
     """One task: a shard of pixels, then a table of its records, each whole or not at all."""
     cv2.setNumThreads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[DecodedRow] = []
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     for place, (uri, mask_uri) in enumerate(files):
-        known: dict[str, Any] = {"file": place, "shard": shard, "row": -1, "uri": uri}
+        known = DecodedRow(file=place, shard=shard, uri=uri)
         try:
             data = read_bytes(uri)
-            known["bytes"] = len(data)
+            known = replace(known, bytes=len(data))
             pictures = decode(data, uri.rpartition("/")[2].partition("?")[0])
         except ImageError as error:
-            rows.append(known | {"status": error.fault, "reason": str(error)})
+            rows.append(replace(known, status=error.fault, reason=str(error)))
             continue
         mask, complaint = _read_mask(mask_uri, size)
         for picture in pictures:
-            row = known | _describe(picture)
-            rows.append(row | {"row": len(images), "mask": mask is not None, "warning": complaint})
+            row = _described(known, picture)
+            has_mask = mask is not None
+            rows.append(replace(row, row=len(images), mask=has_mask, warning=complaint))
             images.append(to_store(picture.pixels, size))
             masks.append(mask)
     if images:
-        columns = {"image": _tensor(images)}
-        if any(mask is not None for mask in masks):
-            blank = np.zeros((size, size), np.uint8)
-            columns["mask"] = _tensor([blank if mask is None else mask for mask in masks])
-        table = pa.table(columns)
-        part = shard_path(partial, shard).with_suffix(".part")
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        part.rename(shard_path(partial, shard))
+        _write_pixels(shard_path(partial, shard), images, masks)
+    types = column_types(DecodedRow)
     part = _rows_path(partial, shard).with_suffix(".part")
-    pd.DataFrame(rows, columns=list(_COLUMNS)).fillna(_COLUMNS).astype(ROW_TYPES).to_parquet(part)
+    table = pd.DataFrame(map(asdict, rows), columns=list(types)).astype(types)
+    table.to_parquet(part)
     part.rename(_rows_path(partial, shard))
 
 
-# What a decoded record says where it says nothing.
-_COLUMNS: dict[str, Any] = {
-    **{"file": -1, "frame": 0, "frames": 1, "id": "", "uri": "", "width": 0, "height": 0},
-    **{"bits": 0, "format": "", "colour": False, "bytes": 0, "mean": 0.0, "std": 0.0},
-    **{"phash": "", "dicom_patient": "", "slice": "", "mask": False, "status": "ok", "reason": ""},
-    **{"warning": "", "shard": -1, "row": -1},
-    **dict.fromkeys(_TAGS, ""),
-}
-ROW_TYPES = {name: type(value) for name, value in _COLUMNS.items()}
+def _write_pixels(
+    path: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]
+) -> None:
+    """A shard: images, uint8 (size, size), and their masks where any of them has one."""
+    columns = {"image": _tensor(images)}
+    if any(mask is not None for mask in masks):
+        blank = np.zeros_like(images[0])
+        columns["mask"] = _tensor([blank if mask is None else mask for mask in masks])
+    table = pa.table(columns)
+    part = path.with_suffix(".part")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    part.rename(path)
 
 
-def _tensor(images: list[np.ndarray]) -> pa.Array:
+def _tensor(images: Sequence[np.ndarray]) -> pa.Array:
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images))
 
 
-def _describe(picture: Picture) -> dict[str, Any]:
+def _described(known: DecodedRow, picture: Picture) -> DecodedRow:
+    """A file's row with what one of its pictures shows."""
     height, width = picture.pixels.shape
     mean, std = cv2.meanStdDev(picture.pixels)
-    tags = {name: picture.tags.get(name, "") for name in (*_TAGS, "slice")}
-    return tags | {
-        "frame": picture.frame,
-        "frames": picture.frames,
-        "id": record_id(picture.pixels),
-        "width": width,
-        "height": height,
-        "bits": picture.bits,
-        "format": picture.format,
-        "colour": picture.colour,
-        "mean": float(mean[0, 0]),
-        "std": float(std[0, 0]),
-        "phash": perceptual_hash(picture.pixels).hex(),
-        "dicom_patient": picture.tags.get("patient", ""),
-    }
+    tags = defaultdict(str, picture.tags)
+    return replace(
+        known,
+        frame=picture.frame,
+        frames=picture.frames,
+        position=tags["slice"],
+        id=record_id(picture.pixels),
+        width=width,
+        height=height,
+        bits=picture.bits,
+        format=picture.format,
+        colour=picture.colour,
+        mean=float(mean[0, 0]),
+        std=float(std[0, 0]),
+        phash=perceptual_hash(picture.pixels).hex(),
+        dicom_patient=tags["patient"],
+        study=tags["study"],
+        series=tags["series"],
+        modality=tags["modality"],
+        scanner=tags["scanner"],
+        age=tags["age"],
+        sex=tags["sex"],
+        view=tags["view"],
+    )
 
 
 def _read_mask(uri: str, size: int) -> tuple[np.ndarray | None, str]:
@@ -239,13 +267,14 @@ def _with_listed(
         if tag in _FROM_TABLES:
             rows[tag] = rows[tag].where(rows[tag] != "", values)
         else:
-            rows[f"meta.{name}"] = values
-    return _in_slice_order(rows.drop(columns=["chunk", "file", "frame", "frames"]))
+            rows[META + name] = values
+    own = column_types(DecodedRow).keys() - column_types(ManifestRow)
+    return _in_slice_order(rows).drop(columns=["chunk", *own])
 
 
 def _in_slice_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Number the slices of each series from 0, −1 elsewhere, and bring them into that order."""
-    place = pd.to_numeric(rows["slice"], errors="coerce").where(rows["series"] != "")
+    place = pd.to_numeric(rows["position"], errors="coerce").where(rows["series"] != "")
     rows["slice"] = place.groupby(rows["series"]).rank(method="first").fillna(0).astype(int) - 1
     order = np.arange(len(rows))
     for _, members in rows[rows["slice"] >= 0].groupby("series"):

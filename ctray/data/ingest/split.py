@@ -4,7 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-SPLITS = ("train", "val", "test")
+from ctray.data.manifest import SPLITS
+
 FRACTIONS = (0.70, 0.15, 0.15)
 
 

@@ -28,7 +28,8 @@ from ctray.data.ingest.report_types import (
     Totals,
     Warnings,
 )
-from ctray.data.ingest.split import FRACTIONS, SPLITS
+from ctray.data.ingest.split import FRACTIONS
+from ctray.data.manifest import SPLITS
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 

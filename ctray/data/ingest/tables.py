@@ -43,7 +43,7 @@ _KNOWN_META = frozenset({"age", "sex", "view", "scanner", "modality"})
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """What a table says about one file; empty where it says nothing.
 
     Attributes:
@@ -76,7 +76,7 @@ class Table:
     uri: str
     columns: tuple[str, ...]
     labelled: bool
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     def labels(self) -> set[str]:
         """The labels it gives."""
@@ -212,7 +212,7 @@ def _find_roles(
     return roles
 
 
-def _row(number: int, cells: dict[str, str], roles: dict[str, str], uri: str) -> Row:
+def _row(number: int, cells: dict[str, str], roles: dict[str, str], uri: str) -> TableRow:
     values = {role: cells[name] for role, name in roles.items()}
     path = _slashes(values["path"])
     if not path:
@@ -221,7 +221,7 @@ def _row(number: int, cells: dict[str, str], roles: dict[str, str], uri: str) ->
     if split and split.casefold() not in SPLIT_NAMES:
         raise UserError(f"{uri}: the split {split!r} of {path!r} is none of train, val and test")
     used = set(roles.values())
-    return Row(
+    return TableRow(
         path=path,
         label=values.get("label", ""),
         group=values.get("group", ""),

@@ -1,4 +1,4 @@
-"""What `--data` names: a store, or a folder that a store is made of first.
+"""Opening what a command is given as data: a store, or a folder that a store is made of first.
 
 The libraries that prepare a store are imported when one has to be prepared only: a command that is
 given a store starts a second sooner.
