@@ -212,7 +212,9 @@ def test_an_earlier_study_gives_its_best_points(tmp_path: Path) -> None:
     expected = [trials[number].params for number in (1, 2, 0)]
     assert [point["lr"] for point in points] == pytest.approx([one["lr"] for one in expected])
     assert [point["image_size"] for point in points] == [one["image_size"] for one in expected]
-    with pytest.raises(UserError, match="no finished trial there"):
+    with pytest.raises(
+        UserError, match="has no finished trial with all of this space's parameters"
+    ):
         warm_points(tmp_path, Space(SPACE | {"batch_size": {"choice": [16]}}))
     with pytest.raises(UserError, match=r"no trials\.csv"):
         warm_points(tmp_path / "nowhere", Space(SPACE))
