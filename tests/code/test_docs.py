@@ -79,6 +79,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not dead
 
 
+@pytest.mark.parametrize("index", ["docs/index.md", "docs/decisions/README.md"])
+def test_every_page_is_in_its_index(index: str) -> None:
+    page = REPOSITORY / index
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", prose(page))}
+    assert {other.name for other in page.parent.glob("*.md")} - {page.name} <= linked
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_file_that_is_named_exists(page: Path) -> None:
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}

@@ -1,10 +1,13 @@
 """What the README tells people to type works as it stands."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -58,17 +61,30 @@ def on_a_cluster(cluster: None, environment: dict[str, str]) -> dict[str, str]:
 
 
 def run_shell(script: str, folder: Path, environment: dict[str, str]) -> str:
-    """What a script prints when every command of it succeeds."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """What a script prints when every command of it succeeds.
+
+    Into files, not pipes: a service that a failed script leaves behind would keep a pipe open.
+    """
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=environment,
+            stdout=printed,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout=500)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for file in (printed, said):
+            file.seek(0)
+        text = printed.read()
+        assert status == 0, text + said.read()
+        return text
 
 
 def test_step_by_step(
