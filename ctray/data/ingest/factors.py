@@ -16,13 +16,22 @@ _WIDE = 10  # bands of numbers spread further than this are named in whole numbe
 
 @dataclass
 class FactorColumn:
-    """A factor before it is judged: one text a record, empty where unknown."""
+    """A factor before it is judged.
+
+    Attributes:
+        key: column or word it goes by, unique.
+        name: the same for people.
+        phrase: completes "images that …"; `{}` is the value.
+        values: one text a record, empty where unknown.
+        order: of the values that are bands; empty: the largest first.
+        same: further metadata columns that divide the records in the same way.
+    """
 
     key: str
     name: str
-    phrase: str  # completes "images that …"
+    phrase: str
     values: pd.Series
-    order: list[str] = field(default_factory=list)  # of bands; empty: by size
+    order: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
 
 

@@ -102,12 +102,12 @@ def prepare(
             ends without any image, a leak, or something left out while `strict`.
     """
     out = out.resolve()
+    stores = list(listing.stores)
     if append:
         listing = _to_append(listing, Store.open(out), options)
-        stores = [StoreInput(out, "", "", {}), *listing.stores]
+        stores = [StoreInput(out, "", "", {}), *stores]
     else:
         check_empty(out)
-        stores = list(listing.stores)
     _check_names(listing)
     partial = out.with_name(out.name + ".partial")
     base = read_stores(
@@ -121,28 +121,11 @@ def prepare(
     _check_count(classes, listing)
     open_partial(partial, base, digest_inputs(listing.files, base, options.size))
     decoded = decode_files(listing.files, partial, base.shards, options.size, progress)
-    manifest = join(base, decoded)
-    manifest, pairs = check_records(manifest, base, partial)
-    check_classes(classes, manifest)
-    if options.strict:
-        refuse_faults(manifest[manifest["new"]])
+    manifest, pairs = _checked(join(base, decoded), base, classes, partial, options.strict)
     fractions = options.fractions or base.fractions
     manifest = _assign(manifest, pairs, fractions, given=options.fractions is None)
     confounds = find_confounds(manifest, classes)
-    info = StoreInfo(
-        schema_version=SCHEMA,
-        ctray=__version__,
-        version=base.version + 1,
-        classes=classes,
-        size=options.size,
-        fractions=fractions,
-        fingerprint=fingerprint(manifest, options.size),
-        synthetic=listing.synthetic or base.synthetic,
-        ignored_files=tuple(dict.fromkeys([*base.ignored, *listing.ignored])),
-        inputs=tuple(dict.fromkeys([*base.inputs, *listing.roots])),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        confounds=tuple(f.sentences[0] for f in confounds.factors if f.verdict == "strong"),
-    )
+    info = _info(listing, base, options.size, fractions, classes, manifest, confounds)
     _write(partial, manifest, pairs, confounds, info)
     _put_in_place(partial, out, base, append)
     return Store.open(out)
@@ -211,6 +194,47 @@ def _check_count(classes: Sequence[str], listing: Listing) -> None:
     if len(classes) < 2:
         has = f"has one class, {classes[0]!r}" if classes else "has no labels"
         raise UserError(f"{listing.roots[0]} {has}; a classifier needs at least two classes")
+
+
+def _info(
+    listing: Listing,
+    base: Base,
+    size: int,
+    fractions: tuple[float, float, float],
+    classes: tuple[str, ...],
+    manifest: pd.DataFrame,
+    confounds: Confounds,
+) -> StoreInfo:
+    """What `store.json` says of this version."""
+    return StoreInfo(
+        schema_version=SCHEMA,
+        ctray=__version__,
+        version=base.version + 1,
+        classes=classes,
+        size=size,
+        fractions=fractions,
+        fingerprint=fingerprint(manifest, size),
+        synthetic=listing.synthetic or base.synthetic,
+        ignored_files=_distinct(base.ignored, listing.ignored),
+        inputs=_distinct(base.inputs, listing.roots),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        confounds=tuple(f.sentences[0] for f in confounds.factors if f.verdict == "strong"),
+    )
+
+
+def _distinct(earlier: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*earlier, *new]))
+
+
+def _checked(
+    manifest: pd.DataFrame, base: Base, classes: Sequence[str], partial: Path, strict: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The manifest with what is left out, and the pairs of like pictures."""
+    manifest, pairs = check_records(manifest, base, partial)
+    check_classes(classes, manifest)
+    if strict:
+        refuse_faults(manifest[manifest["new"]])
+    return manifest, pairs
 
 
 def _assign(
