@@ -63,7 +63,7 @@ def given(*words: str) -> dict[str, Any]:
 def test_every_field_is_an_option_and_every_option_a_field() -> None:
     options = inspect.signature(main).parameters
     assert set(options) == {"config", *SearchSettings.model_fields}
-    program = typer.Typer(rich_markup_mode=None)
+    program = typer.Typer(add_completion=False, rich_markup_mode=None)
     program.command()(main)
     shown = CliRunner().invoke(program, ["--help"], terminal_width=400).output
     entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", shown)[1:]]
