@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ctray.artefact.registry import DEFAULT_NAME, default_registry, production
 from ctray.console import run_cli
 from ctray.engine.base import EngineName
 from serve.running import serve_until_stopped
@@ -25,22 +26,14 @@ def main(
     registry: Annotated[
         str | None, typer.Option(help="Where versions are; default: $CTRAY_REGISTRY.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name the bundle was promoted under; default: chest.")
-    ] = None,
+    name: Annotated[str, typer.Option(help="Name the bundle was promoted under.")] = DEFAULT_NAME,
 ) -> None:
     """Serve a bundle over HTTP until Ctrl-C or SIGTERM.
 
     Example: python -m serve runs/r1/bundle --port 8000
     """
-    uri = bundle or _promoted(registry, name)
+    uri = bundle or production(registry or default_registry(), name)
     serve_until_stopped(uri, ServiceSettings(engine=engine, host=host, port=port))
-
-
-def _promoted(registry: str | None, name: str | None) -> str:
-    from ctray.artefact.registry import DEFAULT_NAME, default_registry, production
-
-    return production(registry or default_registry(), name or DEFAULT_NAME)
 
 
 if __name__ == "__main__":

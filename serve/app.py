@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     import numpy as np
     from fastapi import FastAPI
 
-    from ctray.engine.predictor import Prediction, Predictor
+    from ctray.decision.prediction import Prediction
+    from ctray.engine.predictor import Predictor
 
 NAME = "ctray"
 

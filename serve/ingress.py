@@ -145,12 +145,12 @@ def environment() -> Iterator[None]:
 
     Ray Serve reads it when it is imported, so the block is where that may happen first.
     """
-    from ctray import session
+    from ctray import process
 
     # Short, because the path of a socket may have no more than 97 characters.
     folder = Path(tempfile.mkdtemp(prefix="ctray-", dir="/tmp"))
     try:
-        with session.environment({one.variable: one.at_start(folder) for one in SETTINGS}):
+        with process.environment({one.variable: one.at_start(folder) for one in SETTINGS}):
             yield
     finally:
         shutil.rmtree(folder)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ctray.artefact.parts import SUMS, is_bundle
+from ctray.artefact.bundle import Bundle
 from ctray.errors import UserError
 from serve import ingress
 from serve.settings import THREADS, ServiceSettings
@@ -51,11 +51,6 @@ def serve_until_stopped(uri: str, settings: ServiceSettings) -> None:
 
 def _verified(uri: str) -> str:
     """Name, version and backbone of a bundle whose every byte is as it was written."""
-    if not is_bundle(uri):
-        # Said here because the import below takes seconds.
-        raise UserError(f"{uri} is not a bundle: it has no {SUMS}")
-    from ctray.artefact.bundle import Bundle
-
     bundle = Bundle.load(uri)
     return f"{bundle.name} {bundle.version} ({bundle.info.backbone})"
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from tuning.names import Choose
 from tuning.objectives import OBJECTIVES, Objective, best_of, front
 from tuning.trials import Trial
-
-Choose = Literal["fastest", "best"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics
 from ctray.provenance import now, versions
 from ctray.training.terminal import Terminal
-from tuning.choice import Choice, Choose, choose_trial
+from tuning.choice import Choice, choose_trial
+from tuning.names import Choose
 from tuning.objectives import OBJECTIVES, front
 from tuning.report import Context, write_study
 from tuning.study import Study, recipe_of

@@ -4,16 +4,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from tuning.names import Pruner
 from tuning.objectives import Objective
 from tuning.trials import Trial
 
-Pruner = Literal["asha", "hyperband", "none"]
 # A trial goes on past an epoch of ours when it is in this part of those that reached it.
 _REDUCTION = 3
 _BRACKETS = {"asha": 1, "hyperband": 3}

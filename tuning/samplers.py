@@ -3,14 +3,14 @@
 import importlib.util
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
 
 from ctray.errors import UserError
+from tuning.names import SamplerName
 
-SamplerName = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 # Points drawn at random before TPE has something to go by; Optuna's ten are a whole short study.
 _RANDOM_STARTS = 5
 # Up to so many combinations a model of them has little to tell, and would draw the best again.

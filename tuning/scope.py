@@ -6,8 +6,9 @@ from typing import Any
 from ctray.config import Recipe, recipe_file
 from ctray.data.ingest.opening import check_data
 from tuning.memory import check_storage, warm_points
+from tuning.names import SamplerName
 from tuning.objectives import Objective, parse_objectives
-from tuning.samplers import SamplerName, choose_sampler, make_sampler
+from tuning.samplers import choose_sampler, make_sampler
 from tuning.settings import DEFAULT_TRIALS, SearchSettings
 from tuning.space import Space, space_file
 from tuning.study import Limits, recipe_of

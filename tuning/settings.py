@@ -13,10 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from ctray.config import Strict, load_settings
 from ctray.console import DATA_HELP, REGISTRY_HELP
 from ctray.errors import UserError
-from tuning.choice import Choose
-from tuning.judge import Pruner
+from tuning.names import Choose, Pruner, SamplerName
 from tuning.objectives import parse_objectives
-from tuning.samplers import SamplerName
 
 # A search without a number of trials and without a time budget runs so many.
 DEFAULT_TRIALS = 8

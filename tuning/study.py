@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.training.plan import Plan
-from tuning.judge import Pruner
 from tuning.memory import Memory
+from tuning.names import Pruner
 from tuning.objectives import Objective
 from tuning.space import Space
 from tuning.trials import Trial

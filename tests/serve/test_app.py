@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,17 @@ def spy_on_batches(predictor: Predictor) -> list[int]:
 
     predictor.engine.logits = spy  # type: ignore[method-assign]
     return sizes
+
+
+def test_the_application_is_built_without_what_only_a_replica_needs() -> None:
+    code = "from serve.app import app; app({'bundle': '/b'})"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    imports = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "serve.settings" in imports
+    assert {"torch", "openvino", "cv2", "timm"} & imports == set()

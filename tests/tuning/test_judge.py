@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tuning.judge import Judge, Pruner
+from tuning.judge import Judge
+from tuning.names import Pruner
 from tuning.objectives import OBJECTIVES
 from tuning.trials import Trial
 

@@ -9,7 +9,8 @@ import pytest
 
 from ctray.config import Recipe
 from ctray.errors import UserError
-from tuning.samplers import SamplerName, make_sampler
+from tuning.names import SamplerName
+from tuning.samplers import make_sampler
 from tuning.space import Space
 
 pytestmark = pytest.mark.fast
