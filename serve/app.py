@@ -20,8 +20,6 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ctray import storage
 from ctray.artefact.registry import default_registry, production
 from ctray.config import load_settings
-from ctray.decision.prediction import Prediction
-from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from ctray.session import cluster_has_died
 from serve.schema import Refusal
