@@ -8,7 +8,6 @@ store.
 """
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
@@ -56,6 +55,7 @@ from ctray.data.store import (
     version_stamp,
 )
 from ctray.errors import UserError
+from ctray.provenance import now
 from ctray.storage import check_empty
 
 
@@ -217,7 +217,7 @@ def _info(
         synthetic=listing.synthetic or base.synthetic,
         ignored_files=_distinct(base.ignored, listing.ignored),
         inputs=_distinct(base.inputs, listing.roots),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=now(),
         confounds=tuple(f.sentences[0] for f in confounds.factors if f.verdict == "strong"),
     )
 
