@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ctray import __version__
+from ctray.artefact import DEFAULT_NAME
 from ctray.config import PreprocessSpec, Recipe, parse_assignments
 from ctray.console import (
     BUNDLE_HELP,
@@ -391,7 +392,7 @@ def explain(
 def promote(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     registry: Annotated[str | None, typer.Option(help=REGISTRY_HELP)] = None,
-    name: Annotated[str, typer.Option(help="Name in the registry.")] = "chest",
+    name: Annotated[str, typer.Option(help="Name in the registry.")] = DEFAULT_NAME,
 ) -> None:
     """Register a bundle and make it the production version.
 

@@ -28,7 +28,7 @@ _OWN_CLUSTER = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     NO_DASHBOARD: "1",
 }
-# Without one of these a cluster is dead, though its other processes go on for a while.
+# Without one of these a cluster is dead, though its other processes live on for a while.
 _VITAL = ("gcs_server", "raylet")
 _died = threading.Event()
 _QUIET = {

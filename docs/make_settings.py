@@ -133,14 +133,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(one) for one in inner if one is not type(None))
     if origin in (list, tuple):
         return f"list of {_type(inner[0])}s"
-    names = {
-        int: "whole number",
-        float: "number",
-        str: "text",
-        bool: "`true`, `false`",
-        Path: "path",
-    }
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
 
 
 def _anchor(title: str) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ctray.artefact.registry import DEFAULT_NAME, default_registry, production
+from ctray.artefact import DEFAULT_NAME
+from ctray.artefact.registry import default_registry, production
 from ctray.console import run_cli
 from ctray.engine.base import EngineName
 from serve.running import serve_until_stopped

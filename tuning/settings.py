@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ctray.artefact import DEFAULT_NAME
 from ctray.config import Strict, load_settings
 from ctray.console import DATA_HELP, REGISTRY_HELP
 from ctray.errors import UserError
@@ -77,7 +78,7 @@ class SearchSettings(Strict):
     registry: str | None = Field(
         None, description=f"Where it is put: {REGISTRY_HELP[0].lower()}{REGISTRY_HELP[1:]}"
     )
-    name: str = Field("chest", description="In the registry.")
+    name: str = Field(DEFAULT_NAME, description="In the registry.")
     seed: int = Field(0, ge=0, description="Of the sampler and the trials.")
     verbose: bool = Field(False, description="Show Ray's own messages and the workers' output.")
 

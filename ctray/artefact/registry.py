@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctray import storage
+from ctray.artefact import DEFAULT_NAME
 from ctray.artefact.bundle import REGISTERED, Bundle, Registration, copy_bundle
 from ctray.artefact.parts import is_bundle
 from ctray.errors import UserError
 from ctray.provenance import now
 
-DEFAULT_NAME = "chest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

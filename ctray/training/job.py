@@ -68,7 +68,7 @@ Outcome = Ended | Failed
 
 
 class Reporter(Protocol):
-    """Takes what the first worker of a training tells, and says whether to go on.
+    """Takes what the first worker of a training tells, and says whether to continue.
 
     The kinds of messages and their contents: `start` (`step`, `history`, `workers`, `interval`),
     `first` (times of the first step, see `RunListener.first`), `progress` (`step`, `steps`), `row`
@@ -80,7 +80,7 @@ class Reporter(Protocol):
         ...
 
     def wants_more(self) -> bool:
-        """Whether the training is to go on after the evaluation that was told last; may wait."""
+        """Whether the training is to continue after the evaluation that was told last; may wait."""
         ...
 
     def is_over(self) -> bool:

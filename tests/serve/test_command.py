@@ -15,7 +15,8 @@ import typer
 from serve_kit import png, wait_for
 from typer.testing import CliRunner, Result
 
-from ctray.artefact.registry import DEFAULT_NAME, promote
+from ctray.artefact import DEFAULT_NAME
+from ctray.artefact.registry import promote
 from ctray.errors import UserError
 from ctray.process import free_port
 from serve.__main__ import main
