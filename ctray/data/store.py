@@ -243,7 +243,7 @@ def counts(store: Store) -> pd.DataFrame:
 def _find(root: Path, version: int | None) -> tuple[Path, StoreInfo]:
     """The folder that holds a version's manifest, and what its store.json says."""
     if not is_store(root):
-        raise UserError(f"{root} is not a store: make one with `ctray prepare`")
+        raise UserError(f"{root} is not a store: make one with `ctray prepare DATA`")
     info = StoreInfo.read(root)
     if version not in (None, info.version):
         earlier = root / VERSIONS / str(version)

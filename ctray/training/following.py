@@ -1,4 +1,4 @@
-"""Follow a run: what its first worker reports is passed on to trackers and to an listener.
+"""Follow a run: what its first worker reports is passed on to trackers and to a listener.
 
 The worker puts messages into a queue, an actor; a thread of the driver takes them out.
 """

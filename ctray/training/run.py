@@ -84,7 +84,7 @@ def run_folder(
     # Two would delete each other's checkpoints.
     with (
         contextlib.nullcontext() if begun else new,
-        storage.locked(out / _LOCK, taken),
+        storage.locked(out / _LOCK, taken, "out"),
     ):
         is_ours = True
         if not begun:

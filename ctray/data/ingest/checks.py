@@ -160,6 +160,6 @@ def refuse_faults(manifest: pd.DataFrame) -> None:
         raise UserError(
             f"{len(faults)} of {len(manifest)} records are at fault, the first "
             f"{first['path']}: {first['reason'] or first['warning']}; "
-            "unless it is strict, the store is made and its report lists them",
+            "leave strict out, and the store's report lists them",
             "strict",
         )
