@@ -28,8 +28,8 @@ from kit import REPOSITORY, alone, conditions, ctray, images, parser
 
 from ctray.data.ingest.confound import find_confounds
 from ctray.data.store import Store, is_store
-from ctray.engine.model import restore_model
 from ctray.engine.latency import CALLS, WARM_UP, latency_ms
+from ctray.engine.model import restore_model
 from ctray.engine.predictor import Predictor
 from ctray.models.backbones import SMALL_CNN, resolve_weights
 
