@@ -59,7 +59,8 @@ class Line:
     known: Known | None = None
 
 
-def _probability_column(name: str) -> str:
+def probability_column(name: str) -> str:
+    """The column with the probability of this class."""
     return f"p_{name}"
 
 
@@ -75,7 +76,7 @@ def table_schema(classes: Iterable[str], known: bool) -> pa.Schema:
         ("predicted", pa.string()),
         ("decision", pa.string()),
         ("confidence", pa.float64()),
-        *((_probability_column(name), pa.float64()) for name in classes),
+        *((probability_column(name), pa.float64()) for name in classes),
         ("error", pa.string()),
         *((name, pa.string()) for name in (KNOWN_COLUMNS if known else ())),
     ]
@@ -113,7 +114,7 @@ class PredictionTable:
     @property
     def probabilities(self) -> np.ndarray:
         """Float64 (N, classes) of the N readable rows."""
-        columns = [_probability_column(name) for name in self.classes]
+        columns = [probability_column(name) for name in self.classes]
         return self.readable[columns].to_numpy(np.float64)
 
     @property
@@ -145,7 +146,7 @@ def _cells(line: Line, classes: Iterable[str]) -> dict[str, Any]:
         "predicted": prediction.predicted if prediction else None,
         "decision": prediction.decision if prediction else None,
         "confidence": prediction.confidence if prediction else None,
-        **{_probability_column(name): probabilities.get(name) for name in classes},
+        **{probability_column(name): probabilities.get(name) for name in classes},
         "error": line.error or None,
     }
     if line.known is not None:

@@ -2,16 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ctray.data.store import is_store
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics, score
 from ctray.evaluation.passes import Pass, Seen, score_folder, score_store
-from ctray.evaluation.report import WORST_SHOWN, write_report
+from ctray.evaluation.report import write_report
+from ctray.evaluation.summary import (
+    Basis,
+    BundleName,
+    LeftOut,
+    Unreadable,
+    page_figures,
+    scored_rows,
+    summarise,
+)
 from ctray.provenance import versions
 
 DEFAULT_SPLIT = "test"
@@ -75,41 +81,37 @@ def evaluate(
         )
     groups = table.readable["group"].tolist()
     metrics = score(table.labels, table.probabilities, table.classes, groups)
+    rows = scored_rows(table.frame, metrics)
+    summary = summarise(metrics, rows, _basis(predictor, scored, data, split, include_training))
+    figures = page_figures(summary, rows)
+    thumbnails = {mistake.file: scored.picture(mistake.file) for mistake in figures.worst}
     out.mkdir(parents=True, exist_ok=True)
     table.write(out / "predictions.parquet")
-    context = {"data": str(data), "split": split, "include_training": include_training}
-    write_report(
-        out,
+    write_report(out, summary, figures, thumbnails)
+    return Evaluation(
         metrics=metrics,
-        predictions=table.frame,
-        context=context | _context(predictor, scored),
-        thumbnails=_worst_mistakes(scored),
+        trained_on=scored.trained_on,
+        chosen_on=scored.chosen_on,
+        unreadable=len(table.unreadable),
     )
-    return Evaluation(metrics, scored.trained_on, scored.chosen_on, len(table.unreadable))
 
 
-def _context(predictor: Predictor, scored: Pass) -> dict[str, Any]:
-    """Where the numbers of the report come from."""
+def _basis(
+    predictor: Predictor, scored: Pass, data: Path, split: str | None, include_training: bool
+) -> Basis:
     bundle = predictor.bundle
-    return {
-        "fingerprint": scored.fingerprint,
-        "bundle": {
-            "name": bundle.name,
-            "version": bundle.version,
-            "backbone": bundle.info.backbone,
-            "digest": bundle.digest,
-            "fingerprint": bundle.info.fingerprint,
-        },
-        "left_out": {"trained_on": scored.trained_on, "chosen_on": scored.chosen_on},
-        "unreadable": scored.table.unreadable[["file", "error"]].to_dict("records"),
-        "synthetic": scored.synthetic,
-        "versions": versions(),
-    }
-
-
-def _worst_mistakes(scored: Pass) -> dict[str, np.ndarray]:
-    """Images, uint8 (H, W) by file, of the mistakes that the model was surest of."""
-    readable = scored.table.readable
-    wrong = readable[readable["predicted"] != readable["label"]]
-    worst = wrong.sort_values("confidence", ascending=False).head(WORST_SHOWN)
-    return {file: scored.picture(file) for file in worst["file"]}
+    unreadable = scored.table.unreadable
+    return Basis(
+        data=str(data),
+        split=split,
+        synthetic=scored.synthetic,
+        fingerprint=scored.fingerprint,
+        bundle=BundleName(bundle.name, bundle.version, bundle.info.backbone),
+        include_training=include_training,
+        left_out=LeftOut(scored.trained_on, scored.chosen_on),
+        unreadable=tuple(
+            Unreadable(file, error)
+            for file, error in zip(unreadable["file"], unreadable["error"], strict=True)
+        ),
+        versions=versions(),
+    )

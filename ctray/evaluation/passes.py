@@ -105,8 +105,15 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
         known = Known(record["label"], record["id"], record["group"], record["source"])
         lines.append(Line(record["path"], outcome.prediction, outcome.error, known))
     table = PredictionTable.of(predictor.bundle.info.classes, lines, known=True)
-    counts = seen.count(records["id"])
-    return Pass(table, *counts, store.fingerprint, store.synthetic, picture)
+    trained_on, chosen_on = seen.count(records["id"])
+    return Pass(
+        table=table,
+        trained_on=trained_on,
+        chosen_on=chosen_on,
+        fingerprint=store.fingerprint,
+        synthetic=store.synthetic,
+        picture=picture,
+    )
 
 
 def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
@@ -142,8 +149,15 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
         known = Known(file.label, record, file.group or record or file.path, file.source)
         lines.append(Line(file.path, outcome.prediction, outcome.error, known))
     table = PredictionTable.of(predictor.bundle.info.classes, lines, known=True)
-    counts = seen.count(ids.values())
-    return Pass(table, *counts, _fingerprint(lines), listing.synthetic, picture)
+    trained_on, chosen_on = seen.count(ids.values())
+    return Pass(
+        table=table,
+        trained_on=trained_on,
+        chosen_on=chosen_on,
+        fingerprint=_fingerprint(lines),
+        synthetic=listing.synthetic,
+        picture=picture,
+    )
 
 
 def _check_classes(predictor: Predictor, classes: tuple[str, ...]) -> None:

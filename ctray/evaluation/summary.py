@@ -1,12 +1,11 @@
 """What an evaluation says: the content of `report.json`, and the figures its page draws."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ctray.engine.table import probability_column
 from ctray.evaluation.metrics import (
     ClassMetrics,
     Interval,
@@ -18,18 +17,7 @@ from ctray.evaluation.metrics import (
 from ctray.provenance import now
 
 HISTOGRAM_BINS = 15
-
-_CONTEXT = {
-    "fingerprint",
-    "bundle",
-    "left_out",
-    "unreadable",
-    "include_training",
-    "split",
-    "data",
-    "synthetic",
-    "versions",
-}
+WORST_SHOWN = 12
 
 
 # ── report.json ──────────────────────────────────────────────────────────────────────────────────
@@ -66,7 +54,34 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Basis:
+    """What the numbers stand on.
+
+    Attributes:
+        data: what was evaluated, for people.
+        split: of a store; None for a folder.
+        synthetic: whether the images were drawn by a program.
+        fingerprint: of the data.
+        bundle: what was evaluated.
+        include_training: whether records that the model was trained on were scored too.
+        left_out: the records that were not scored because the model has seen them.
+        unreadable: the files that are not in the numbers.
+        versions: by package.
+    """
+
+    data: str
+    split: str | None
+    synthetic: bool
+    fingerprint: str
+    bundle: BundleName
+    include_training: bool
+    left_out: LeftOut
+    unreadable: tuple[Unreadable, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Bounds:
     """Ends of a 95 % interval."""
 
     low: float
@@ -81,7 +96,7 @@ class ClassFigures:
     recall: float
     f1: float
     support: int
-    intervals: dict[str, Limits]
+    intervals: dict[str, Bounds]
 
 
 @dataclass(frozen=True)
@@ -118,20 +133,12 @@ class SourceFigures:
 
 @dataclass(frozen=True)
 class Summary:
-    """All of `report.json`, key by key.
+    """All of `report.json`, key by key; attributes that are not named here are those of `Basis`.
 
     Attributes:
         n: number of records scored.
         groups: number of groups they fall into.
         classes: class names, in the order of `confusion`.
-        data: what was evaluated, for people.
-        split: of a store; None for a folder.
-        synthetic: whether the images were drawn by a program.
-        fingerprint: of the data.
-        bundle: what was evaluated.
-        include_training: whether records that the model was trained on were scored too.
-        left_out: the records that were not scored because the model has seen them.
-        unreadable: the files that are not in the numbers.
         metrics: the figures.
         averages: `macro` and `weighted`.
         interval: how the intervals were made, for people.
@@ -140,7 +147,6 @@ class Summary:
         calibration: confidence against accuracy.
         sources: the largest first; empty where fewer than two are known.
         created: ISO 8601.
-        versions: by package.
     """
 
     n: int
@@ -165,33 +171,26 @@ class Summary:
     versions: dict[str, str]
 
 
-def summarise(metrics: Metrics, scored: pd.DataFrame, context: Mapping[str, Any]) -> Summary:
+def summarise(metrics: Metrics, scored: pd.DataFrame, basis: Basis) -> Summary:
     """Put together what `report.json` says.
 
     Args:
         metrics: the score of the records in `scored`.
         scored: from `scored_rows`.
-        context: see `ctray.evaluation.report.write_report`.
-
-    Raises:
-        ValueError: the context lacks a key.
+        basis: what the numbers stand on.
     """
-    missing = _CONTEXT - context.keys()
-    if missing:
-        raise ValueError(f"the report's context lacks {sorted(missing)}")
-    bundle, left_out = context["bundle"], context["left_out"]
     return Summary(
         n=metrics.n,
         groups=metrics.groups,
         classes=metrics.classes,
-        data=context["data"],
-        split=context["split"],
-        synthetic=context["synthetic"],
-        fingerprint=context["fingerprint"],
-        bundle=BundleName(bundle["name"], bundle["version"], bundle["backbone"]),
-        include_training=context["include_training"],
-        left_out=LeftOut(left_out["trained_on"], left_out["chosen_on"]),
-        unreadable=tuple(Unreadable(row["file"], row["error"]) for row in context["unreadable"]),
+        data=basis.data,
+        split=basis.split,
+        synthetic=basis.synthetic,
+        fingerprint=basis.fingerprint,
+        bundle=basis.bundle,
+        include_training=basis.include_training,
+        left_out=basis.left_out,
+        unreadable=basis.unreadable,
         metrics=Figures(
             accuracy=metrics.accuracy,
             macro_f1=metrics.macro_f1,
@@ -210,7 +209,7 @@ def summarise(metrics: Metrics, scored: pd.DataFrame, context: Mapping[str, Any]
         ),
         sources=_sources(scored, metrics),
         created=now(),
-        versions=dict(context["versions"]),
+        versions=basis.versions,
     )
 
 
@@ -218,7 +217,8 @@ def scored_rows(predictions: pd.DataFrame, metrics: Metrics) -> pd.DataFrame:
     """The readable predictions, with a column `right`: whether the predicted class is the true one.
 
     Args:
-        predictions: see `ctray.evaluation.report.write_report`.
+        predictions: a table as `ctray.engine.table` describes it, of known records; a text in
+            `error` marks a row that was not scored, and `source` may lack.
         metrics: the score of just these records.
 
     Raises:
@@ -246,7 +246,7 @@ def _figures(part: ClassMetrics) -> ClassFigures:
         recall=part.recall.value,
         f1=part.f1.value,
         support=part.support,
-        intervals={name: Limits(measure.low, measure.high) for name, measure in measures.items()},
+        intervals={name: Bounds(measure.low, measure.high) for name, measure in measures.items()},
     )
 
 
@@ -271,7 +271,7 @@ def _sources(scored: pd.DataFrame, metrics: Metrics) -> tuple[SourceFigures, ...
     if names.nunique() < 2:
         return ()
     place = {name: i for i, name in enumerate(metrics.classes)}
-    columns = [f"p_{name}" for name in metrics.classes]
+    columns = [probability_column(name) for name in metrics.classes]
     slices = []
     for name, rows in scored.groupby(names):
         part = score(
@@ -297,6 +297,24 @@ def _sources(scored: pd.DataFrame, metrics: Metrics) -> tuple[SourceFigures, ...
 
 
 # ── further figures of the page ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A cell of the confusion matrix, with its share of the true class."""
+
+    n: int
+    share: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """A row of the confusion matrix: a true class."""
+
+    name: str
+    total: int
+    cells: tuple[MatrixCell, ...]
 
 
 @dataclass(frozen=True)
@@ -350,8 +368,55 @@ class Mistake:
     true_probability: float
 
 
-def confidence_histogram(scored: pd.DataFrame) -> ConfidenceHistogram:
-    """Count the right and the wrong answers by confidence."""
+@dataclass(frozen=True)
+class PageFigures:
+    """What the page draws beyond the summary.
+
+    Attributes:
+        matrix: the confusion matrix with shares.
+        histogram: confidence of the right and of the wrong answers.
+        wrong: number of wrong answers.
+        worst: the wrong answers given with the highest confidence, the surest first.
+        guess: how far one gets without a look at any image.
+    """
+
+    matrix: tuple[MatrixRow, ...]
+    histogram: ConfidenceHistogram
+    wrong: int
+    worst: tuple[Mistake, ...]
+    guess: BlindGuess
+
+
+def page_figures(summary: Summary, scored: pd.DataFrame) -> PageFigures:
+    """Compute what the page draws beyond the summary.
+
+    Args:
+        summary: of the same records.
+        scored: from `scored_rows`.
+    """
+    return PageFigures(
+        matrix=_matrix(summary),
+        histogram=_confidence_histogram(scored),
+        wrong=int((~scored["right"]).sum()),
+        worst=_worst_mistakes(scored),
+        guess=_blind_guess(summary),
+    )
+
+
+def _matrix(summary: Summary) -> tuple[MatrixRow, ...]:
+    return tuple(
+        MatrixRow(
+            name=name,
+            total=sum(counts),
+            cells=tuple(
+                MatrixCell(n, n / max(sum(counts), 1), i == j) for j, n in enumerate(counts)
+            ),
+        )
+        for i, (name, counts) in enumerate(zip(summary.classes, summary.confusion, strict=True))
+    )
+
+
+def _confidence_histogram(scored: pd.DataFrame) -> ConfidenceHistogram:
     right, wrong = (_confidences(scored[scored["right"] == side]) for side in (True, False))
     return ConfidenceHistogram(right, wrong, max(*right.shares, *wrong.shares))
 
@@ -367,23 +432,22 @@ def _confidences(rows: pd.DataFrame) -> ConfidenceSide:
     )
 
 
-def worst_mistakes(scored: pd.DataFrame, most: int) -> list[Mistake]:
-    """The wrong answers given with the highest confidence, at most so many."""
+def _worst_mistakes(scored: pd.DataFrame) -> tuple[Mistake, ...]:
+    # By file name where the confidence is the same, so that a report can be repeated.
     wrong = scored[~scored["right"]].sort_values(["confidence", "file"], ascending=[False, True])
-    return [
+    return tuple(
         Mistake(
             file=row["file"],
             true=row["label"],
             predicted=row["predicted"],
             confidence=row["confidence"],
-            true_probability=row[f"p_{row['label']}"],
+            true_probability=row[probability_column(row["label"])],
         )
-        for _, row in wrong.head(most).iterrows()
-    ]
+        for _, row in wrong.head(WORST_SHOWN).iterrows()
+    )
 
 
-def blind_guess(summary: Summary) -> BlindGuess:
-    """How far one gets without a look at any image."""
+def _blind_guess(summary: Summary) -> BlindGuess:
     by_source = sum(row.most_common_share * row.n for row in summary.sources)
     return BlindGuess(
         blind=max(sum(row) for row in summary.confusion) / summary.n,
