@@ -84,7 +84,7 @@ def read_stores(
             near = pairs.assign(first=prefix + pairs["first"], second=prefix + pairs["second"])
         opened.append(store)
     return Base(
-        manifest=pd.concat(manifests[bool(opened) :], ignore_index=True),
+        manifest=pd.concat(manifests[1:] if opened else manifests, ignore_index=True),
         near=near,
         links=links,
         shards=shards,

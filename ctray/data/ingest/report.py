@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ctray.data.ingest.confound import Confounds
-from ctray.data.ingest.report_types import GreyCurve, Summary
+from ctray.data.ingest.report_types import DataSummary, GreyCurve
 from ctray.data.ingest.summary import (
     GREY_BINS,
     LISTED,
@@ -119,7 +119,7 @@ def _data_uri(image: np.ndarray | None) -> str | None:
 
 
 def _page(
-    summary: Summary,
+    summary: DataSummary,
     manifest: pd.DataFrame,
     mosaic: list[tuple[str, pd.DataFrame]],
     thumbnails: _Thumbnails,

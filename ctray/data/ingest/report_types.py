@@ -101,7 +101,7 @@ class Grey(TypedDict):
     by_source: list[GreyCurve]
 
 
-class Pair(TypedDict):
+class PairShown(TypedDict):
     """Two paths whose pictures are alike; `similarity` from 0 to 1."""
 
     first: str
@@ -118,7 +118,7 @@ class Duplicates(TypedDict):
     n: int
     by_kind: dict[str, int]
     flipped: int
-    shown: list[Pair]
+    shown: list[PairShown]
 
 
 class Quarantined(TypedDict):
@@ -160,11 +160,11 @@ class Ignored(TypedDict):
     shown: list[str]
 
 
-class Summary(TypedDict):
+class DataSummary(TypedDict):
     """All of `report.json`, key by key; `confounds` is as `Confounds`, with how it was judged."""
 
     name: str
-    info: dict[str, Any]
+    info: dict[str, str | list[str]]
     shares: dict[str, float]
     fingerprint: str
     synthetic: bool

@@ -14,6 +14,7 @@ import pandas as pd
 from ctray.data.ingest.confound import PERMUTATIONS, THRESHOLDS, Confounds
 from ctray.data.ingest.report_types import (
     ClassRow,
+    DataSummary,
     Duplicates,
     Encoding,
     Grey,
@@ -24,7 +25,6 @@ from ctray.data.ingest.report_types import (
     Quarantine,
     SplitCount,
     SplitRow,
-    Summary,
     Totals,
     Warnings,
 )
@@ -96,7 +96,7 @@ def summarise(
     confounds: Confounds,
     origin: Origin,
     images: Images,
-) -> Summary:
+) -> DataSummary:
     """Put together what `report.json` says; for the arguments see `write_report`.
 
     Raises:
