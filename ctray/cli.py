@@ -186,7 +186,7 @@ def augment(
     from ctray.data.store import Store
 
     opened = Store.open(store)
-    spec = PreprocessSpec(store_size=opened.size, tone=recipe.tone, image_size=recipe.image_size)
+    spec = PreprocessSpec.of(recipe, opened.size)
     preview.parent.mkdir(parents=True, exist_ok=True)
     draw_preview(opened, recipe.augment, spec, recipe.seed, epoch, preview)
     print(f"preview: {preview}")

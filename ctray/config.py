@@ -70,6 +70,15 @@ class PreprocessSpec(Strict):
     mean: tuple[float, ...] = Field(IMAGENET_MEAN, description="per channel, on the 0–255 scale")
     std: tuple[float, ...] = Field(IMAGENET_STD, description="per channel, on the 0–255 scale")
 
+    @classmethod
+    def of(cls, recipe: "Recipe", store_size: int) -> Self:
+        """What follows from a recipe and the store: all until the image enters the network.
+
+        Channels, mean and std are the network's: `ctray.models.backbones.preprocess_spec` adds
+        them, for which it has to import timm.
+        """
+        return cls(store_size=store_size, tone=recipe.tone, image_size=recipe.image_size)
+
 
 class Transform(Strict):
     """One random change. What is unset follows from the policy and the strength."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ctray.artefact.bundle import write_contents
-from ctray.artefact.parts import SCHEMA, BundleInfo, Contents, SeenRecords, Validation
+from ctray.artefact.parts import PARTS, SCHEMA, BundleInfo, Contents, SeenRecords, Validation
 from ctray.config import Recipe
 from ctray.models.backbones import preprocess_spec
 from ctray.provenance import now, versions
@@ -102,7 +102,9 @@ def build_bundle(
 def adopt_bundle(trial: Contents, place: str, study: str) -> None:
     """Make the bundle of a study from the one of its chosen trial, as it is."""
     info = trial.info.model_copy(update={"study": study, "schema_version": SCHEMA})
-    write_contents(place, Contents(info, trial.seen, trial.weights, trial.validation))
+    # By the table: a part that is added to it is adopted, too.
+    kept = {part.attribute: getattr(trial, part.attribute) for part in PARTS} | {"info": info}
+    write_contents(place, Contents(**kept))
 
 
 def _validation(recipe: Recipe, data: TrainingData, logits: np.ndarray) -> Validation:

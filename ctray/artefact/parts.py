@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ctray import storage
 from ctray.config import PreprocessSpec, Recipe, Strict
+from ctray.decision.decide import DecisionParams
 
 if TYPE_CHECKING:
     import torch
@@ -101,12 +102,14 @@ class Contents:
         seen: ids of the records it was trained and chosen on.
         weights: state dict of the model, on the CPU.
         validation: predictions of the validation split; None in a bundle that was made without.
+        decision: what the parts of the decision fitted; None where nothing was fitted.
     """
 
     info: BundleInfo
     seen: SeenRecords
     weights: "dict[str, torch.Tensor]"
     validation: Validation | None = None
+    decision: DecisionParams | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,14 @@ PARTS = (
         holds="logits, labels and groups of the validation split, with the ids in its header",
         dump=_dump_validation,
         load=_load_validation,
+    ),
+    Part(
+        file="decision.json",
+        attribute="decision",
+        required=False,
+        holds="what the parts of the decision fitted",
+        dump=_dump_model,
+        load=DecisionParams.model_validate_json,
     ),
 )
 

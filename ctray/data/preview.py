@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ctray.config import AugmentConfig, AugmentPolicy, PreprocessSpec
 from ctray.data.augment import Augmenter, record_key, settings
-from ctray.data.image.preprocess import apply_tone
+from ctray.data.image.preprocess import prepared
 from ctray.data.store import Store
 from ctray.errors import UserError
 
@@ -71,17 +71,17 @@ def preview_tiles(
         store: where the images are.
         records: rows of the store, see `preview_records`.
         config: gives the strength, and a last row `yours` if it sets single transforms.
-        spec: tone and image size.
+        spec: of the run.
         seed: of the run.
         epoch: from 0.
 
     Returns:
         Row name to uint8 (len(records), image_size, image_size).
     """
-    toned = [apply_tone(image, spec.tone) for image in store.images(records)]
+    ready = [prepared(image, spec) for image in store.images(records)]
     keys = np.array([record_key(seed, epoch, id_) for id_ in records["id"]], np.uint64)
     return {
-        name: Augmenter(row, spec.image_size).batch(toned, keys)
+        name: Augmenter(row, spec.image_size).batch(ready, keys)
         for name, row in preview_configs(config).items()
     }
 
@@ -97,7 +97,7 @@ def draw_preview(
     Args:
         store: where the images are.
         config: the recipe's augmentation.
-        spec: tone and image size.
+        spec: of the run.
         seed: of the run; also picks the images.
         epoch: from 0.
         out: the file to write.

@@ -30,7 +30,7 @@ from ray.data import ExecutionResources, TaskPoolStrategy
 from ctray import ray_internals
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
-from ctray.data.image.preprocess import apply_tone, stored_to_input
+from ctray.data.image.preprocess import prepared, stored_to_input
 from ctray.data.manifest import manifest_columns
 from ctray.data.store import Store, read_image, release_shards
 from ctray.errors import UserError
@@ -317,7 +317,7 @@ def _cut(
 
 
 def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
-    """One block: read the mapped shards, tone, augment."""
+    """One block: read the mapped shards, prepare, augment."""
     cv2.setNumThreads(1)
     store = _store(work.root, work.version, work.fingerprint)
     rows, keys = _rows(work, int(piece["epoch"][0]))
@@ -331,8 +331,8 @@ def _load(piece: dict[str, np.ndarray], work: _Work) -> dict[str, np.ndarray]:
     if work.augment is None:
         images = np.stack([stored_to_input(image, work.spec) for image in stored])
     else:
-        toned = [apply_tone(image, work.spec.tone) for image in stored]
-        images = _augmenter(work.augment, work.spec.image_size).batch(toned, keys)
+        ready = [prepared(image, work.spec) for image in stored]
+        images = _augmenter(work.augment, work.spec.image_size).batch(ready, keys)
     release_shards()
     return {"image": images, "label": store.labels(records), "position": rows}
 

@@ -10,6 +10,12 @@ parameters can be kept in a bundle:
 of one group, `features` float32 (N, D) or None where the engine gives none. A part is fitted on the
 validation split only, as the bundle keeps it (`ctray.artefact.parts.Validation`).
 
-A new part is a module here, a field of `decide.DecisionParams` and a line in `decide.decide`.
+A new part is
+- a module here, with its place in the layers of pyproject.toml;
+- in `decide`: a field of `DecisionParams`, a line in `fit` and a line in `decide`;
+- with the first part that fits something: `build_bundle` in `ctray.artefact.build` passes what
+  `decide.fit` returns as `Contents.decision`, and `SCHEMA` in `ctray.artefact.parts` goes up by
+  one, since an earlier ctray knows no `decision.json`.
+
 Nothing here imports torch.
 """

@@ -16,6 +16,17 @@ class DecisionParams(Strict):
     softmax: SoftmaxParams = SoftmaxParams()
 
 
+def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> DecisionParams:
+    """Fit every part on the validation split.
+
+    Args:
+        logits: float32 (N, classes).
+        labels: int64 (N,), class indices.
+        groups: (N,), equal for records of one group.
+    """
+    return DecisionParams(softmax=softmax.fit(logits, labels, groups))
+
+
 def decide(
     params: DecisionParams,
     logits: np.ndarray,

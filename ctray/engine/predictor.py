@@ -20,7 +20,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
-        self._decision = DecisionParams()
+        self._decision = bundle.decision or DecisionParams()
 
     @classmethod
     def load(

@@ -92,14 +92,8 @@ def preprocess_spec(recipe: Recipe, store_size: int) -> PreprocessSpec:
         data = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
         mean = tuple(round(255 * value, 4) for value in data["mean"])
         std = tuple(round(255 * value, 4) for value in data["std"])
-    return PreprocessSpec(
-        store_size=store_size,
-        tone=recipe.tone,
-        image_size=recipe.image_size,
-        channels=channels,
-        mean=mean,
-        std=std,
-    )
+    network = {"channels": channels, "mean": mean, "std": std}
+    return PreprocessSpec.of(recipe, store_size).model_copy(update=network)
 
 
 def last_feature_layer(model: nn.Module, spec: PreprocessSpec) -> nn.Module:

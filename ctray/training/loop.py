@@ -62,7 +62,7 @@ class Training:
 
         Args:
             job: what the worker is told.
-            reporter: told how it goes, and asked whether to go on.
+            reporter: told how it goes, and asked whether to continue.
             recipe: of the job.
             store: of the job.
             feed: this worker's share of the batches that are left.
@@ -117,10 +117,15 @@ class Training:
         smaller = recipe.small_share and recipe.small_size < recipe.image_size
         if smaller and not takes_any_size(recipe.backbone):
             sentence = f"{recipe.backbone} takes images of one size only: use small_share=0"
-            raise UserError(sentence, "set")
+            raise UserError(sentence, "small_share")
         if resumes or self.refit_of is not None:
-            sizes = (recipe.image_size, recipe.dropout, recipe.drop_path)
-            model = build_model(recipe.backbone, classes, *sizes)
+            model = build_model(
+                recipe.backbone,
+                classes,
+                recipe.image_size,
+                dropout=recipe.dropout,
+                drop_path=recipe.drop_path,
+            )
             if not resumes:
                 assert self.refit_of is not None
                 model.load_state_dict(_trained_weights(self.refit_of))
@@ -267,11 +272,11 @@ class Training:
         """The sentence for a loss that is no number."""
         where = f"the loss is {loss} at step {step} with learning rate {self.lr(step - 1):.2g}"
         if self.refit_of is not None:
-            return UserError(f"the refit diverged: {where}; do without it: refit_epochs=0", "set")
+            return UserError(
+                f"the refit diverged: {where}; do without it: refit_epochs=0", "refit_epochs"
+            )
         lower = f"lr={self.recipe.lr / 10:.0e}"
-        return UserError(
-            f"training diverged: {where}; use {lower} and another folder", "set", "out"
-        )
+        return UserError(f"training diverged: {where}; use {lower} and another folder", "lr", "out")
 
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────
 

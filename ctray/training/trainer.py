@@ -42,14 +42,14 @@ def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
         raise UserError(
             f"batch_size={recipe.batch_size} is too small for {counted(plan.workers, 'worker')}: "
             f"use batch_size={least + 1} or more",
-            "set",
+            "batch_size",
         )
     fewest = smallest_share(recipe.batch_size, plan.workers)
     if recipe.accumulate > fewest:
         raise UserError(
             f"accumulate={recipe.accumulate} is more than the {fewest} records of a worker's "
             f"batch: use accumulate={fewest} or less",
-            "set",
+            "accumulate",
         )
 
 

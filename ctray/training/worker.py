@@ -98,15 +98,16 @@ def _train(
     from ctray.training.feed import Feed
 
     context = ray.train.get_context()
-    place = (context.get_world_rank(), context.get_world_size())
-    store, found, warnings = _open(job, context.get_world_size())
+    world = context.get_world_size()
+    store, found, warnings = _open(job, world)
     split = "train" if job["refit_of"] is None else REFIT_SPLIT
-    # Channels, mean and scale are the model's; the stream hands on grey pixels.
-    spec = PreprocessSpec(store_size=store.size, tone=recipe.tone)
+    # Without channels, mean and scale, which are the model's: the stream hands on grey pixels.
+    spec = PreprocessSpec.of(recipe, store.size)
     # One task feeds any training on a CPU, and every other takes a second from its start.
     tasks = 1 if device.type == "cpu" else None
     step = found.state["step"] if found else 0
-    feed = Feed(Stream(store, split, spec, *place, tasks), recipe, step, job["prefetch"])
+    stream = Stream(store, split, spec, rank=context.get_world_rank(), world=world, tasks=tasks)
+    feed = Feed(stream, recipe, step, job["prefetch"])
     try:
         # timm alone takes longer to import than the first batch takes to come.
         from ctray.training.loop import Training
@@ -152,12 +153,13 @@ def _open(job: Job, world: int) -> "tuple[Store, Checkpoint | None, list[str]]":
 
 def _too_large(recipe: "Recipe", world: int, device: str) -> UserError:
     """The sentence for a GPU that has too little memory."""
-    smaller = "a smaller image_size"
+    smaller, settings = "a smaller image_size", ["image_size"]
     if 2 * recipe.accumulate <= smallest_share(recipe.batch_size, world):
         smaller = (
             f"accumulate={2 * recipe.accumulate}, with which a run can be resumed, or {smaller}"
         )
-    return UserError(f"{device} has too little memory: try {smaller}", "set")
+        settings.insert(0, "accumulate")
+    return UserError(f"{device} has too little memory: try {smaller}", *settings)
 
 
 def _agree(world: int, step: int, mistake: UserError | None) -> None:

@@ -16,9 +16,10 @@ import torch
 
 from ctray.artefact import parts, registry
 from ctray.artefact.build import TrainingData, adopt_bundle, build_bundle
-from ctray.artefact.bundle import Bundle
-from ctray.artefact.parts import SCHEMA, is_bundle
+from ctray.artefact.bundle import Bundle, write_contents
+from ctray.artefact.parts import SCHEMA, Contents, is_bundle
 from ctray.config import Recipe
+from ctray.decision.decide import DecisionParams
 from ctray.engine.model import restore_model
 from ctray.errors import UserError
 from ctray.models.backbones import initial_model
@@ -206,6 +207,41 @@ def test_a_study_adopts_all_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
     assert np.array_equal(best.validation.logits, LOGITS)
 
 
+def test_a_study_adopts_every_part_of_the_table(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = Bundle.load(str(bundle))
+    given = {part.attribute: getattr(loaded, part.attribute) for part in parts.PARTS}
+    trial = Contents(**given | {"decision": DecisionParams()})
+    assert all(getattr(trial, part.attribute) is not None for part in parts.PARTS)
+    written: list[Contents] = []
+    monkeypatch.setattr(
+        "ctray.artefact.build.write_contents", lambda _, contents: written.append(contents)
+    )
+    adopt_bundle(trial, str(tmp_path / "best"), study="s1")
+    (best,) = written
+    for part in parts.PARTS:
+        if part.attribute != "info":
+            assert getattr(best, part.attribute) is getattr(trial, part.attribute), part.attribute
+
+
+def test_what_the_decision_fitted_is_kept(bundle: Path, tmp_path: Path) -> None:
+    loaded = Bundle.load(str(bundle))
+    assert loaded.decision is None, "nothing is fitted today"
+    fitted = DecisionParams()
+    place = tmp_path / "fitted"
+    write_contents(
+        str(place),
+        Contents(loaded.info, loaded.seen, loaded.weights, loaded.validation, fitted),
+    )
+    assert {file.name for file in place.iterdir()} == {*PARTS, "decision.json", "SHA256SUMS"}
+    assert Bundle.load(str(place)).decision == fitted
+    (place / "decision.json").write_text('{"other": 1}')
+    write_sums(place, [*PARTS, "decision.json"])
+    with pytest.raises(UserError, match="another version of ctray; export it again"):
+        Bundle.load(str(place))
+
+
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
@@ -264,7 +300,8 @@ def test_tensors_that_are_no_predictions_are_one_sentence(bundle: Path) -> None:
 
 
 def test_the_table_of_parts_fits_what_a_bundle_holds(bundle: Path) -> None:
-    assert [part.file for part in parts.PARTS] == PARTS
+    # The last is not made yet.
+    assert [part.file for part in parts.PARTS] == [*PARTS, "decision.json"]
     assert {part.attribute for part in parts.PARTS} == {
         field.name for field in dataclasses.fields(parts.Contents)
     }

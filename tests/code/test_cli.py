@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from ctray.cli import app
 from ctray.config import Recipe
+from ctray.console import Command
 
 SEARCH = "tuning.search"
 # In the order of use: to try it, then from folders to a service.
@@ -153,6 +156,17 @@ def test_an_error_names_the_options_of_its_own_command() -> None:
     ends = all_at_once((*arguments, *place) for arguments, _ in mistakes)
     for done, (_, sentence) in zip(ends, mistakes, strict=True):
         assert_one_sentence(done, sentence)
+
+
+@pytest.mark.fast
+def test_a_setting_that_the_training_names_is_printed_as_it_is_typed() -> None:
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    train = command.commands["train"]
+    assert isinstance(train, Command)
+    assert train._options(("lr", "out")) == ("--set lr=…", "--out")
+    for name in ("small_share", "refit_epochs", "batch_size", "accumulate", "image_size"):
+        assert train._options((name,)) == (f"--set {name}=…",)
 
 
 @pytest.mark.fast

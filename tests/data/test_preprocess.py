@@ -1,11 +1,15 @@
 """Preprocessing: tone brings scanners together, and the device half is what its spec says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from ctray.config import PreprocessSpec
-from ctray.data.image.preprocess import apply_tone, to_input
+import ctray
+from ctray.config import AugmentConfig, PreprocessSpec
+from ctray.data.augment import Augmenter
+from ctray.data.image.preprocess import apply_tone, prepared, stored_to_input, to_input
 from ctray.models.normalise import Normalise
 
 pytestmark = pytest.mark.fast
@@ -35,6 +39,24 @@ def test_input_has_the_specs_size(image: np.ndarray) -> None:
     made = to_input(image, PreprocessSpec(store_size=96, image_size=64))
     assert made.shape == (64, 64)
     assert made.dtype == np.uint8
+
+
+@pytest.mark.parametrize("tone", ["none", "equalise", "percentile"])
+def test_training_without_augmentation_sees_what_evaluation_sees(
+    image: np.ndarray, tone: str
+) -> None:
+    spec = PreprocessSpec(store_size=100, tone=tone, image_size=64)
+    stored = np.ascontiguousarray(image[:100])
+    off = Augmenter(AugmentConfig(policy="none"), spec.image_size)
+    made = off.batch([prepared(stored, spec)], np.zeros(1, np.uint64))
+    assert np.array_equal(made[0], stored_to_input(stored, spec))
+
+
+def test_no_caller_goes_round_what_prepares_an_image() -> None:
+    # A lung mask added there must reach augmented training as it reaches the service.
+    package = Path(ctray.__file__).parent
+    users = [file.name for file in package.rglob("*.py") if "apply_tone" in file.read_text()]
+    assert users == ["preprocess.py"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax as reference
 
+from ctray.decision import decide as parts
 from ctray.decision import softmax
 from ctray.decision.decide import DecisionParams, decide
+from ctray.decision.softmax import SoftmaxParams
 
 pytestmark = pytest.mark.fast
 
@@ -53,3 +55,23 @@ def test_the_parameters_come_back_from_json(logits: np.ndarray) -> None:
     fitted = softmax.fit(logits, np.zeros(40, np.int64), np.arange(40))
     params = DecisionParams(softmax=fitted)
     assert DecisionParams.model_validate_json(params.model_dump_json()) == params
+
+
+def test_every_part_is_fitted_on_the_same_split(
+    logits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, groups = np.zeros(40, np.int64), np.arange(40)
+    given: list[tuple[np.ndarray, ...]] = []
+    fitted = SoftmaxParams()
+
+    def fit(*arguments: np.ndarray) -> SoftmaxParams:
+        given.append(arguments)
+        return fitted
+
+    monkeypatch.setattr(softmax, "fit", fit)
+    params = parts.fit(logits, labels, groups)
+    assert params.softmax is fitted
+    ((first, second, third),) = given
+    assert first is logits
+    assert second is labels
+    assert third is groups

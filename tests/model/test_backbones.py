@@ -6,7 +6,7 @@ import torch
 
 from ctray.artefact.build import TrainingData, build_bundle
 from ctray.artefact.bundle import Bundle
-from ctray.config import Recipe
+from ctray.config import PreprocessSpec, Recipe
 from ctray.engine.loading import load_engine
 from ctray.engine.model import restore_model
 from ctray.errors import UserError
@@ -129,3 +129,13 @@ def test_each_backbone_is_scaled_as_its_weights_saw_it() -> None:
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UserError, match="'resnet19'; did you mean 'resnet1"):
         check_backbone("resnet19")
+
+
+@pytest.mark.fast
+def test_a_networks_spec_adds_only_what_is_the_networks() -> None:
+    recipe = Recipe(backbone="small_cnn", image_size=64, tone="percentile")
+    spec, plain = preprocess_spec(recipe, 96), PreprocessSpec.of(recipe, 96)
+    assert (plain.store_size, plain.tone, plain.image_size) == (96, "percentile", 64)
+    own = {"channels", "mean", "std"}
+    assert spec.model_dump(exclude=own) == plain.model_dump(exclude=own)
+    assert PreprocessSpec.model_validate_json(spec.model_dump_json()) == spec

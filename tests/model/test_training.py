@@ -298,8 +298,10 @@ def test_divergence_is_one_sentence_with_step_and_learning_rate(
     broken = tiny_recipe.model_copy(
         update={"lr": 1.0, "weight_decay": 1e30, "epochs": 1, "warmup": 0.0}
     )
-    with pytest.raises(UserError, match=r"diverged: the loss is (nan|inf) at step \d+ .*lr="):
+    says = r"diverged: the loss is (nan|inf) at step \d+ .*lr="
+    with pytest.raises(UserError, match=says) as caught:
         train_tiny(broken, store, tmp_path)
+    assert caught.value.arguments == ("lr", "out")
 
 
 def test_a_gpu_without_room_is_one_sentence(
@@ -318,11 +320,14 @@ def test_a_gpu_without_room_is_one_sentence(
     job = make_job(recipe, store, make_plan(1), str(tmp_path / "checkpoints"))
     says = "has too little memory: try accumulate=4, with which a run can be resumed, or a"
     monkeypatch.setattr("ray.train.get_context", lambda: context(1))
-    assert says in worker.run_job(job, SimpleNamespace())["error"]  # type: ignore[arg-type]
+    outcome = worker.run_job(job, SimpleNamespace())  # type: ignore[arg-type]
+    assert says in outcome["error"]
+    assert outcome["arguments"] == ("accumulate", "image_size")
     # Of the sixteen records of a batch each has two: those can be taken one by one, and are.
     monkeypatch.setattr("ray.train.get_context", lambda: context(8))
-    with pytest.raises(UserError, match=r"memory: try a smaller image_size$"):
+    with pytest.raises(UserError, match=r"memory: try a smaller image_size$") as caught:
         worker.run_job(job, SimpleNamespace())  # type: ignore[arg-type]
+    assert caught.value.arguments == ("image_size",)
 
 
 def test_the_mistake_of_one_worker_ends_the_run_at_once(cluster: None, tmp_path: Path) -> None:
@@ -349,12 +354,16 @@ def test_a_batch_that_cannot_be_shared_is_one_sentence(
     store: Store, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     small = tiny_recipe.model_copy(update={"batch_size": 2})
-    with pytest.raises(UserError, match=r"batch_size=2 is too small for 2 workers.*batch_size=4"):
+    says = r"batch_size=2 is too small for 2 workers.*batch_size=4"
+    with pytest.raises(UserError, match=says) as caught:
         train_tiny(small, store, tmp_path, workers=2)
+    assert caught.value.arguments == ("batch_size",)
     # The first of the two gets two of the six.
     parts = tiny_recipe.model_copy(update={"batch_size": 6, "accumulate": 3})
-    with pytest.raises(UserError, match=r"accumulate=3 is more than the 2 records of a worker's"):
+    says = r"accumulate=3 is more than the 2 records of a worker's"
+    with pytest.raises(UserError, match=says) as caught:
         train_tiny(parts, store, tmp_path, workers=2)
+    assert caught.value.arguments == ("accumulate",)
 
 
 def test_early_stopping_ends_the_run(store: Store, tiny_recipe: Recipe, tmp_path: Path) -> None:

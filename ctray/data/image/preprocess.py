@@ -34,9 +34,18 @@ def to_input(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return stored_to_input(stored, spec)
 
 
+def prepared(stored: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """All that happens to a stored image (uint8, S×S) before augmentation or resize; same shape.
+
+    Augmented training, its preview, evaluation and serving all call it, so that a step added here
+    reaches every one of them.
+    """
+    return apply_tone(stored, spec.tone)
+
+
 def stored_to_input(stored: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """The rest of the host half for an image that comes from a store of the same store_size."""
-    return resize(apply_tone(stored, spec.tone), spec.image_size)
+    return resize(prepared(stored, spec), spec.image_size)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
