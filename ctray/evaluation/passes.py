@@ -11,13 +11,14 @@ import numpy as np
 from ctray.data.image.dispatch import decode_image
 from ctray.data.image.preprocess import stored_to_input, to_input
 from ctray.data.ingest.listing import FileRecord, list_folder, read_bytes
+from ctray.data.manifest import SPLITS
 from ctray.data.store import Store, read_image, record_id
 from ctray.engine.batch import predict_many
 from ctray.engine.predictor import Predictor
 from ctray.engine.table import Known, Line, PredictionTable
 from ctray.errors import UserError
 
-SPLITS = ("train", "val", "test", "all")
+_SCORABLE = (*SPLITS, "all")
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
         UserError: no such split, images of another size, or classes the bundle does not know.
     """
     spec = predictor.bundle.info.preprocess
-    if split not in SPLITS:
+    if split not in _SCORABLE:
         raise UserError(f"split {split!r} must be train, val, test or all", "split")
     store = Store.open(root)
     if store.size != spec.store_size:
         raise UserError(
             f"the store {store.root} has {store.size} px images, the bundle was trained from "
-            f"{spec.store_size} px: prepare the data again at {spec.store_size} px"
+            f"{spec.store_size} px: prepare the data again with `ctray prepare --size {spec.store_size}`"
         )
     _check_classes(predictor, store.classes)
     records = store.records(split)

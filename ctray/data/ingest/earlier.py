@@ -66,8 +66,8 @@ def read_stores(
         store = Store.open(given.root)
         if store.size != size:
             raise UserError(
-                f"the store {given.root} holds {store.size} px images: prepare it at that size, "
-                f"{store.size}",
+                f"the store {given.root} holds {store.size} px images: prepare the new store "
+                f"at that size, {store.size}",
                 "size",
             )
         prefix = given.prefix + _distinction(given.prefix + store.manifest["path"], taken)

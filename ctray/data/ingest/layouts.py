@@ -58,7 +58,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Contents:
+class FolderContents:
     """What one folder or manifest holds, with the labels as they are written there.
 
     Attributes:
@@ -78,7 +78,7 @@ class Contents:
     tables: tuple[Table, ...]
 
 
-def read_manifest(uri: str, columns: Mapping[str, str]) -> Contents:
+def read_manifest(uri: str, columns: Mapping[str, str]) -> FolderContents:
     """The files a .csv or .parquet manifest lists: columns path, label and any of the others.
 
     A file that is not there stays listed: it is quarantined when it is read.
@@ -97,7 +97,7 @@ def read_manifest(uri: str, columns: Mapping[str, str]) -> Contents:
     if not storage.any_exists(file.uri for file in files):
         first = f"such as {files[0].uri}" if files else "it has no rows"
         raise UserError(f"{uri} lists no file that is there, {first}")
-    return Contents(
+    return FolderContents(
         files=tuple(sorted(files, key=lambda file: file.path)),
         classes=frozenset(table.labels()),
         ignored=(),
@@ -130,7 +130,7 @@ class _Place:
     split: str
 
 
-def read_folder(root: str, columns: Mapping[str, str]) -> Contents:
+def read_folder(root: str, columns: Mapping[str, str]) -> FolderContents:
     """The images of a folder.
 
     Raises:
@@ -216,7 +216,7 @@ class _Folder:
         self._claims: list[Claim] = []
         self._masks: set[str] = set()
 
-    def contents(self, places: Sequence[_Place]) -> Contents:
+    def contents(self, places: Sequence[_Place]) -> FolderContents:
         """What the places hold; what no place took is ignored."""
         inside = _distribute(self._files, places)
         for place in places:
@@ -229,7 +229,7 @@ class _Folder:
         left = [name for name in self._files if name not in taken and not _is_about(name)]
         self._check_left(left, places)
         labels = {place.label for place in places if place.label}
-        return Contents(
+        return FolderContents(
             files=tuple(sorted(self._records, key=lambda record: record.path)),
             classes=frozenset(labels.union(*(table.labels() for table in tables))),
             ignored=tuple(left),

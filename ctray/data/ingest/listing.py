@@ -18,8 +18,8 @@ from ctray import storage
 from ctray.data.image.picture import ImageError
 from ctray.data.ingest.layouts import (
     MANIFESTS,
-    Contents,
     FileRecord,
+    FolderContents,
     read_folder,
     read_manifest,
 )
@@ -247,7 +247,7 @@ def _list_store(given: DataInput, root: str, prefix: str, classes: Mapping[str, 
 
 
 def _list_contents(
-    given: DataInput, contents: Contents, prefix: str, classes: Mapping[str, str]
+    given: DataInput, contents: FolderContents, prefix: str, classes: Mapping[str, str]
 ) -> _Part:
     mapped, rename = _renaming(given.mapping, contents.classes, classes)
     _check_claims(contents, rename)
@@ -292,7 +292,7 @@ def _check_mapping(mapping: Mapping[str, str], names: Iterable[str]) -> None:
             raise UserError(f"the mapping {old}={new} names no class here{hint}")
 
 
-def _check_claims(contents: Contents, rename: Callable[[str], str]) -> None:
+def _check_claims(contents: FolderContents, rename: Callable[[str], str]) -> None:
     for claim in contents.claims:
         folder, row = rename(claim.folder), rename(claim.row)
         if folder.casefold() != row.casefold():
