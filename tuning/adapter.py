@@ -48,7 +48,7 @@ def run_tune(
         coordinator: who is asked and told.
         stop: the end of the search.
         desk: handle of the actor where the trials' reports arrive.
-        plan: how many trials go on at a time, and the CPUs that each proxy holds.
+        plan: how many trials run at a time, and the CPUs that each proxy holds.
         scratch: local folder for what Tune itself writes.
     """
     trainable = ray.tune.with_resources(
@@ -131,7 +131,7 @@ class TrialSearcher(Searcher):
 
 
 class Scheduler(FIFOScheduler):
-    """Shows every report of a trial to the coordinator, which says whether the trial goes on."""
+    """Shows every report of a trial to the coordinator, which says whether the trial continues."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         super().__init__()
@@ -145,8 +145,8 @@ class Scheduler(FIFOScheduler):
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Hand it on."""
-        goes_on = self._coordinator.hear(trial.config["number"], result)
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        continues = self._coordinator.hear(trial.config["number"], result)
+        return TrialScheduler.CONTINUE if continues else TrialScheduler.STOP
 
     def on_trial_complete(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a person sees of a study as it goes on: a live table, or plain lines in a pipe."""
+"""What a person sees of a study while it runs: a live table, or plain lines in a pipe."""
 
 import math
 from typing import Any, Self
@@ -8,6 +8,8 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from ctray.training import history
+from ctray.training.history import HistoryRow
 from tuning.objectives import Objective
 from tuning.trials import Trial
 
@@ -51,11 +53,11 @@ class Board:
     def resume(self, number: int, step: int) -> None:
         """A trial is resumed."""
         self._rows[number]["state"] = f"running, from step {step}"
-        self._show(f"trial {number}: goes on from step {step}")
+        self._show(f"trial {number}: resumed from step {step}")
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         """An evaluation."""
-        value = row[self._objective.row_key]
+        value = history.value(row, self._objective.row_key)
         if self._best is None or self._objective.is_better(value, self._best):
             self._best = value
         cells = self._rows[number]

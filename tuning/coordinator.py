@@ -18,7 +18,8 @@ Threads. There is no lock, for one thread calls every method:
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError
@@ -26,7 +27,7 @@ from ray.exceptions import RayActorError
 from ctray.config import Recipe
 from ctray.data.store import Store
 from ctray.errors import UserError
-from ctray.training.history import ROW_KEYS
+from ctray.training.history import ROW_KEYS, HistoryRow
 from ctray.training.job import make_job
 from ctray.training.trainer import check_run
 from tuning.desk import TrialJob
@@ -38,6 +39,14 @@ from tuning.trials import TrialState, write_table
 
 # So many in a row that need no training, too slow ones or mistakes: there are no others.
 _IN_VAIN = 50
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What is measured of a model, whatever its weights."""
+
+    latency_ms: float
+    size_mb: float
 
 
 class Coordinator:
@@ -71,11 +80,11 @@ class Coordinator:
         self._ended: set[int] = set()
         self._lost: set[int] = set()
         # Latency and size: models of the same network and input have the same.
-        self._models: dict[tuple[Any, ...], tuple[float, float]] = {}
+        self._models: dict[tuple[str, int, str], _Figures] = {}
         for trial in earlier:
             if trial.latency_ms is not None and trial.size_mb is not None:
                 model = _architecture(recipe_of(study.base, trial.params))
-                self._models[model] = trial.latency_ms, trial.size_mb
+                self._models[model] = _Figures(trial.latency_ms, trial.size_mb)
         self._judge = Judge(
             pruner=limits.pruner,
             objective=study.objectives[0],
@@ -104,13 +113,13 @@ class Coordinator:
         return None
 
     def hear(self, number: int, report: dict[str, Any]) -> bool:
-        """Take in what a trial reports; returns whether it goes on.
+        """Take in what a trial reports; returns whether it continues.
 
         Args:
             number: of the trial.
             report: the content of an `Event` of the desk, and its `kind`.
         """
-        goes_on = True
+        continues = True
         with self._error_kept():
             if number in self._ended:
                 # A trial whose actor died reports again from its start.
@@ -123,14 +132,16 @@ class Coordinator:
             elif report["kind"] == "model":
                 self._note_model(number, report["latency_ms"], report["size_mb"])
             elif report["kind"] == "row" and report["evaluation"] > self._rows.get(number, 0):
-                self._note_row(number, report)
-                reason = self._judge.reason_to_end(number, report)
+                # Tune adds keys of its own.
+                row = cast(HistoryRow, {key: report[key] for key in ROW_KEYS})
+                self._note_row(number, row)
+                reason = self._judge.reason_to_end(number, row)
                 if reason:
-                    goes_on = False
+                    continues = False
                     self._end(number, "pruned", reason)
             elif report["kind"] == "end":
                 self._note_end(number, report)
-        return goes_on
+        return continues
 
     def lose(self, number: int) -> None:
         """Resume a trial that Tune gave up for its actor's death, once."""
@@ -165,9 +176,9 @@ class Coordinator:
         known = self._models.get(_architecture(recipe))
         budget = self._study.latency_budget_ms
         if known is not None:
-            self._memory.model(number, *known, budget)
-            if budget is not None and known[0] > budget:
-                self._end(number, "pruned", self._too_slow(known[0]))
+            self._memory.model(number, known.latency_ms, known.size_mb, budget)
+            if budget is not None and known.latency_ms > budget:
+                self._end(number, "pruned", self._too_slow(known.latency_ms))
                 return None
         return {
             "number": number,
@@ -181,12 +192,12 @@ class Coordinator:
     def _note_model(self, number: int, latency_ms: float, size_mb: float) -> None:
         # Of two trials that measured at the same time the first counts for both.
         architecture = _architecture(self._recipes[number])
-        model = self._models.setdefault(architecture, (latency_ms, size_mb))
-        self._memory.model(number, *model, self._study.latency_budget_ms)
+        model = self._models.setdefault(architecture, _Figures(latency_ms, size_mb))
+        budget = self._study.latency_budget_ms
+        self._memory.model(number, model.latency_ms, model.size_mb, budget)
 
-    def _note_row(self, number: int, report: dict[str, Any]) -> None:
-        self._rows[number] = report["evaluation"]
-        row = {key: report[key] for key in ROW_KEYS}
+    def _note_row(self, number: int, row: HistoryRow) -> None:
+        self._rows[number] = row["evaluation"]
         self._memory.row(number, row)
         self._listener.row(number, row)
 
@@ -227,7 +238,7 @@ class Coordinator:
     def _error_kept(self) -> Iterator[None]:
         """End the search with what is raised in the block.
 
-        Tune would make text of it, try the trial again, or print it and go on.
+        Tune would make text of it, try the trial again, or print it and continue.
         """
         try:
             yield
@@ -244,7 +255,7 @@ class Coordinator:
         self._stop.set()
 
 
-def _architecture(recipe: Recipe) -> tuple[Any, ...]:
+def _architecture(recipe: Recipe) -> tuple[str, int, str]:
     return recipe.backbone, recipe.image_size, recipe.tta
 
 

@@ -68,7 +68,7 @@ class _Case:
     job: TrialJob
     events: list[Event] = field(default_factory=list)
     rows: int = 0
-    # Evaluations that the search has seen and wants to go on after.
+    # Evaluations that the search has seen, and after which it wants the training to continue.
     wanted: int = 0
     verdict: Verdict = "more"
     deaths: int = 0
@@ -101,7 +101,7 @@ class Desk:
                 self._change.notify_all()
 
     async def next(self, number: int, seen: int) -> Event:
-        """The event after the first `seen` ones; asking for it wants the training to go on."""
+        """The event after the first `seen` ones; whoever asks for it wants more training."""
         async with self._change:
             # The job may still be on its way.
             await self._change.wait_for(lambda: number in self._cases or self._is_over)

@@ -52,9 +52,7 @@ def finish(
         recipes_own(study, trials),
     )
     if choice is None:
-        table = study.out / "trials.csv"
-        sentence, *settings = _nothing(trials, study.latency_budget_ms)
-        raise UserError(f"{sentence} (all trials: {table})", *settings)
+        raise _nothing(study, trials)
     bundle = study.out / "best" / "bundle"
     result = deploy(study, choice, refits, bundle)
     context = _context(study, choice, bundle, command, result)
@@ -186,21 +184,22 @@ def evaluated(study: Study, bundle: Path, place: Path, split: str) -> Metrics:
     return evaluate(Predictor.load(str(bundle)), study.store.root, place, split).metrics
 
 
-def _nothing(trials: Sequence[Trial], budget_ms: float | None) -> tuple[str, ...]:
-    """Why nothing can be deployed, in a sentence, and the settings to change."""
+def _nothing(study: Study, trials: Sequence[Trial]) -> UserError:
+    """Why nothing can be deployed, with the settings to change."""
     failed = [trial for trial in trials if trial.state == "failed"]
+    budget_ms, where = study.latency_budget_ms, f"(all trials: {study.out / 'trials.csv'})"
     if failed and len(failed) == len(trials):
-        return (f"every trial failed; the first: {failed[0].reason}",)
+        return UserError(f"every trial failed; the first: {failed[0].reason} {where}")
     if budget_ms is not None and all(trial.state != "stopped" for trial in trials):
-        return (
+        return UserError(
             f"no finished trial answers within {budget_ms:g} ms: raise the latency budget and "
-            "the number of trials",
+            f"the number of trials {where}",
             "latency_budget_ms",
             "trials",
         )
-    return (
+    return UserError(
         "no trial trained to its end: run the same command again to resume it, with more time or "
-        "more trials",
+        f"more trials {where}",
         "time_budget",
         "trials",
     )

@@ -1,4 +1,4 @@
-"""Which trials go on: Tune's schedulers over everything that the study remembers."""
+"""Which trials continue: Tune's schedulers over everything that the study remembers."""
 
 import math
 from collections import defaultdict
@@ -10,11 +10,13 @@ import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from ctray.training import history
+from ctray.training.history import HistoryRow
 from tuning.names import Pruner
 from tuning.objectives import Objective
 from tuning.trials import Trial
 
-# A trial goes on past an epoch of ours when it is in this part of those that reached it.
+# A trial continues past a rung when it is in this part of those that reached it.
 _REDUCTION = 3
 _BRACKETS = {"asha": 1, "hyperband": 3}
 _BEHIND = "behind the better third of the trials at epoch {epoch:g}"
@@ -26,7 +28,7 @@ class Judge:
 
     ASHA or Hyperband are Tune's, by the epoch. A search that is resumed replays what it remembers
     into them; Hyperband draws the brackets of its trials anew then. A trial that they would end
-    goes on all the same while what it lacks is within the error of a score on so few records.
+    continues while what it lacks is within the error of a score on so few records.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Judge:
         self._classes, self._largest = classes, largest
         self._inner: AsyncHyperBandScheduler | None = None
         # Of trials that were cut, until they join again.
-        self._rows: dict[int, tuple[dict[str, Any], ...]] = {}
+        self._rows: dict[int, tuple[HistoryRow, ...]] = {}
         # By epoch what every trial scored that came so far.
         self._scores: dict[float, list[float]] = defaultdict(list)
         if pruner != "none" and epochs > 1:
@@ -76,7 +78,7 @@ class Judge:
         """Let a trial join; one that is resumed brings the evaluations that it has."""
         self._replay(number, self._rows.pop(number, ()))
 
-    def reason_to_end(self, number: int, row: dict[str, Any]) -> str:
+    def reason_to_end(self, number: int, row: HistoryRow) -> str:
         """Judge an evaluation; returns why the trial is to end with it, or nothing."""
         if row["epoch"] >= self._epochs:
             return ""
@@ -84,13 +86,13 @@ class Judge:
         if self._is_guessing(row):
             reason = _GUESSING
         elif self._inner is not None:
-            decision = self._inner.on_trial_result(cast(Any, None), _as_tune(number), row)
+            decision = _tell(self._inner, number, row)
             if decision == TrialScheduler.STOP and not self._may_be_chance(row):
                 reason = _BEHIND
-            self._scores[row["epoch"]].append(row[self._objective.row_key])
+            self._scores[row["epoch"]].append(history.value(row, self._objective.row_key))
         return reason.format(epoch=row["epoch"])
 
-    def _is_guessing(self, row: dict[str, Any]) -> bool:
+    def _is_guessing(self, row: HistoryRow) -> bool:
         """Whether a trial is halfway and has learned nothing: broken, whatever the others do.
 
         Who always answers the largest class has its share right, and a macro-F1 below that of
@@ -101,25 +103,30 @@ class Judge:
         is_blind = row["val_macro_f1"] <= 1 / self._classes
         return halfway and is_blind and row["train_accuracy"] <= self._largest
 
-    def _may_be_chance(self, row: dict[str, Any]) -> bool:
+    def _may_be_chance(self, row: HistoryRow) -> bool:
         """Whether the better third is within a standard error of a trial's share of right answers.
 
         Binomial, as if macro-F1 were an accuracy. A loss has no such error: it is what it is.
         """
-        score, others = row[self._objective.row_key], self._scores[row["epoch"]]
+        score, others = history.value(row, self._objective.row_key), self._scores[row["epoch"]]
         if self._objective.direction == "minimize" or not others:
             return False
         error = math.sqrt(score * (1 - score) / row["val_records"])
-        return score + error >= np.percentile(others, 100 * (1 - 1 / _REDUCTION))
+        return bool(score + error >= np.percentile(others, 100 * (1 - 1 / _REDUCTION)))
 
-    def _replay(self, number: int, rows: Iterable[dict[str, Any]]) -> None:
+    def _replay(self, number: int, rows: Iterable[HistoryRow]) -> None:
         if self._inner is None:
             return
         self._inner.on_trial_add(cast(Any, None), _as_tune(number))
         for row in rows:
             if row["epoch"] < self._epochs:
-                self._inner.on_trial_result(cast(Any, None), _as_tune(number), row)
-                self._scores[row["epoch"]].append(row[self._objective.row_key])
+                _tell(self._inner, number, row)
+                self._scores[row["epoch"]].append(history.value(row, self._objective.row_key))
+
+
+def _tell(scheduler: AsyncHyperBandScheduler, number: int, row: HistoryRow) -> str:
+    """Show an evaluation to Tune's scheduler; returns what it decides."""
+    return scheduler.on_trial_result(cast(Any, None), _as_tune(number), dict(row))
 
 
 def _as_tune(number: int) -> TuneTrial:

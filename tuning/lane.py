@@ -117,7 +117,7 @@ def measure(recipe: Recipe, store: Store) -> dict[str, float]:
 
 
 class DeskReporter:
-    """Takes what a trial tells to the desk, and asks there whether to go on."""
+    """Takes what a trial tells to the desk, and asks there whether to continue."""
 
     def __init__(self, desk: Any, number: int, lane: int, over: ray.ObjectRef) -> None:
         self._desk, self._number, self._lane, self._over = desk, number, lane, over

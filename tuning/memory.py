@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pandas as pd
@@ -22,6 +22,8 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from ctray.errors import UserError
+from ctray.training import history
+from ctray.training.history import HistoryRow
 from tuning.objectives import Objective
 from tuning.space import Space
 from tuning.subject import as_json, check_same
@@ -36,7 +38,7 @@ _STATES: dict[OptunaState, TrialState] = {
     OptunaState.RUNNING: "stopped",
 }
 _WARM_POINTS = 5
-_CUT = "the search ended; the same command goes on with it"
+_CUT = "the search ended; the same command resumes it"
 
 
 class Memory:
@@ -120,7 +122,7 @@ class Memory:
             trial.set_user_attr("before", trial.user_attrs.get("seconds", 0.0))
             return trial.number, params
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         """Remember an evaluation."""
         with storage_errors(self._storage):
             trial = self._live[number]
@@ -128,7 +130,8 @@ class Memory:
             self._clock(trial)
             if len(self._objectives) == 1:
                 # What TPE learns from pruned trials; Optuna has no such thing with several.
-                trial.report(row[self._objectives[0].row_key], len(trial.user_attrs["rows"]))
+                score = history.value(row, self._objectives[0].row_key)
+                trial.report(score, len(trial.user_attrs["rows"]))
 
     def lane(self, number: int, lane: int) -> None:
         """Remember where it is trained."""
@@ -212,7 +215,8 @@ class Memory:
             state=state,
             reason=known.get("reason", _CUT if state == "stopped" else ""),
             params=self._space.from_optuna(frozen.params),
-            rows=tuple(known.get("rows", ())),
+            # As JSON has them, which keeps their types.
+            rows=tuple(cast(list[HistoryRow], known.get("rows", []))),
             started=known.get("started", 0.0),
             seconds=known.get("seconds", 0.0),
             latency_ms=known.get("latency_ms"),

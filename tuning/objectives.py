@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctray.errors import UserError
+from ctray.training import history
 from tuning.trials import Trial
 
 
@@ -31,7 +32,7 @@ class Objective:
         if not self.row_key:
             known = getattr(trial, self.name)
             return math.nan if known is None else float(known)
-        return math.nan if trial.best is None else float(trial.best[self.row_key])
+        return math.nan if trial.best is None else history.value(trial.best, self.row_key)
 
     def is_better(self, value: float, other: float) -> bool:
         """Whether a value is better than another one."""

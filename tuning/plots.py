@@ -354,7 +354,7 @@ def _vertical_axes(axes: Axes, scales: Sequence[Scale], lacking: Sequence[int]) 
     for x, scale in enumerate(scales):
         axes.plot([x, x], [0, 1], color=SOFT, linewidth=0.9, gid=f"axis{x}")
         for height, label in scale.ticks:
-            _beside(axes, (x, height), label)
+            _beside(axes, x, height, label)
     for x in lacking:
         axes.plot(x, _LACKING, marker="o", markersize=3, color=SOFT)
         axes.text(x, _LACKING - 0.04, "not set", ha="center", va="top", fontsize=7.5)
@@ -366,9 +366,9 @@ def _vertical_axes(axes: Axes, scales: Sequence[Scale], lacking: Sequence[int]) 
     axes.grid(visible=False)
 
 
-def _beside(axes: Axes, point: tuple[float, float], label: str) -> None:
-    axes.plot(*point, marker="_", markersize=5, color=SOFT)
-    axes.annotate(label, point, (4, 0), textcoords="offset points", va="center", fontsize=7.5)
+def _beside(axes: Axes, x: float, y: float, label: str) -> None:
+    axes.plot(x, y, marker="_", markersize=5, color=SOFT)
+    axes.annotate(label, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
 
 
 # ── parts of plots ───────────────────────────────────────────────────────────────────────────────

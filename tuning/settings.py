@@ -131,7 +131,7 @@ class SearchSettings(Strict):
 
     @property
     def side_by_side(self) -> int | None:
-        """How many trials go on at the same time; None: as many as fit."""
+        """How many trials run at the same time; None: as many as fit."""
         return None if self.concurrency == "auto" else self.concurrency
 
 

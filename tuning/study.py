@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ctray.config import Recipe
 from ctray.data.store import Store
+from ctray.training.history import HistoryRow
 from ctray.training.plan import Plan
 from tuning.memory import Memory
 from tuning.names import Pruner
@@ -16,7 +17,7 @@ from tuning.trials import Trial
 
 
 class StudyListener(Protocol):
-    """Who follows a study as it goes on; called from the main thread of the command."""
+    """Who follows a study while it runs; called from the main thread of the command."""
 
     def begin(self, number: int, params: dict[str, Any]) -> None:
         """A trial begins, or is to be resumed."""
@@ -26,7 +27,7 @@ class StudyListener(Protocol):
         """A trial that was cut, or whose process died, is resumed after so many steps."""
         ...
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         """An evaluation of a trial."""
         ...
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, get_args
 
+from ctray.training import history
 from tuning.objectives import Objective, front
 from tuning.trials import Trial, TrialState
 
@@ -200,7 +201,7 @@ def curve_of(view: View, trial: Trial) -> Curve:
     return Curve(
         state=trial.state,
         epochs=tuple(row["epoch"] for row in trial.rows),
-        scores=tuple(row[view.primary.row_key] for row in trial.rows),
+        scores=tuple(history.value(row, view.primary.row_key) for row in trial.rows),
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 from ctray.errors import UserError
 from ctray.training.history import HistoryRow
@@ -27,18 +27,18 @@ class Tracking:
         try:
             self._children[number] = MLflow(title, settings, self._parent.id, key)
         except UserError as error:
-            print(f"{error}: trial {number} goes on without it", flush=True)
+            print(f"{error}: trial {number} continues without it", flush=True)
 
     def resume(self, number: int, step: int) -> None:
         """Its run has begun already."""
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         """Its metrics."""
         if number in self._children:
             try:
-                self._children[number].row(cast(HistoryRow, row))
+                self._children[number].row(row)
             except TrackerLostError as error:
-                print(f"{error}: trial {number} goes on without it", flush=True)
+                print(f"{error}: trial {number} continues without it", flush=True)
                 del self._children[number]
 
     def end(self, trial: Trial) -> None:
@@ -70,7 +70,7 @@ class Listeners:
         for listener in self._listeners:
             listener.resume(number, step)
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         """An evaluation."""
         for listener in self._listeners:
             listener.row(number, row)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ctray.training.history import HistoryRow
+
 TrialState = Literal["finished", "pruned", "stopped", "failed"]
 
 
@@ -36,7 +38,7 @@ class Trial:
     state: TrialState
     reason: str
     params: dict[str, Any]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[HistoryRow, ...]
     started: float
     seconds: float
     latency_ms: float | None = None
@@ -45,7 +47,7 @@ class Trial:
     lane: int | None = None
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> HistoryRow | None:
         """The evaluation with the highest validation macro-F1, whose weights are kept.
 
         Where epochs on smaller images came first (`small_share`), of those at the largest size.
@@ -69,7 +71,7 @@ def write_table(trials: Sequence[Trial], path: Path) -> None:
     """Write trials.csv: one row a trial."""
     rows = []
     for trial in trials:
-        best = trial.best or {}
+        best: HistoryRow = trial.best or {}
         rows.append(
             {
                 "trial": trial.number,

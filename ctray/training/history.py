@@ -48,6 +48,17 @@ ROW_KEYS = tuple(HistoryRow.__annotations__)
 HISTORY_KEYS = tuple(key for key in ROW_KEYS if key not in ("evaluation", "val_records"))
 
 
+def value(row: HistoryRow, key: str) -> float:
+    """The value of a row under a key that only the running program knows.
+
+    Args:
+        row: one that has it: rows of a refit lack the `val_` values.
+        key: one of ROW_KEYS.
+    """
+    values: Mapping[str, Any] = row
+    return float(values[key])
+
+
 def written(row: HistoryRow) -> dict[str, Any]:
     """What trackers write down of a row: the values of HISTORY_KEYS, in order."""
     values: Mapping[str, Any] = row

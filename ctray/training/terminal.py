@@ -80,7 +80,7 @@ class Terminal:
         )
 
     def say(self, text: str) -> None:
-        """Print a line; the run goes on when nobody reads it, such as behind `| head`."""
+        """Print a line; the run continues when nobody reads it, such as behind `| head`."""
         try:
             print(text, flush=True)
         except OSError as error:
@@ -89,4 +89,4 @@ class Terminal:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             # It may be the same pipe.
             with contextlib.suppress(OSError):
-                print(f"warning: {storage.cause(error)}: the run goes on unseen", file=sys.stderr)
+                print(f"warning: {storage.cause(error)}: the run continues unseen", file=sys.stderr)

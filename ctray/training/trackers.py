@@ -17,7 +17,7 @@ _KEY = "ctray.key"
 
 
 class TrackerLostError(Exception):
-    """A tracker cannot go on; the training can."""
+    """A tracker cannot continue; the training can."""
 
 
 class Tracker(Protocol):
@@ -37,7 +37,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several trackers as one; of those that can take no more the run goes on without.
+    """Several trackers as one; the run continues without those that can take no more.
 
     Args:
         trackers: told in this order.
@@ -65,7 +65,7 @@ class Trackers:
             try:
                 action(tracker)
             except (TrackerLostError, OSError) as error:
-                self._say(f"{type(tracker).__name__}: {error}: the run goes on without it")
+                self._say(f"{type(tracker).__name__}: {error}: the run continues without it")
                 self._trackers.remove(tracker)
 
 

@@ -1,4 +1,4 @@
-"""The search under kill -9: the study goes on, or goes on with the same command."""
+"""The search under kill -9: the study continues, or the same command resumes it."""
 
 import contextlib
 import sqlite3
@@ -84,7 +84,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
         # As the kernel ends a process that is out of memory, each time.
         command.wait_for(lambda: command.says(f"trial 1: epoch 1 of {EPOCHS}"), "the second trial")
         kill([command.process_named(WORKER)])
-        command.wait_for(lambda: command.says("trial 1: goes on from step"), "it to go on")
+        command.wait_for(lambda: command.says("trial 1: resumed from step"), "it to be resumed")
         kill([command.process_named(WORKER)])
         command.wait_for(begun(out, 3), "the next trial after one that died twice")
         second = study(out)[1]
@@ -153,7 +153,7 @@ def test_a_search_whose_desk_died_says_so_and_fails_no_trial(data: Path, tmp_pat
     sentence = "error: the process that hands out the trials died: run the same command again\n"
     assert sentence in command.error
     assert "Traceback" not in command.error
-    # The same command goes on with it, as after any kill.
+    # The same command resumes it, as after any kill.
     assert study(out)
     assert all(trial.state != TrialState.FAIL for trial in study(out))
 

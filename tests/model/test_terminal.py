@@ -31,7 +31,7 @@ def test_lines_reach_the_pipe_when_only_stderr_is_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_a_run_goes_on_when_nobody_reads_it(both: bool) -> None:
+def test_a_run_continues_when_nobody_reads_it(both: bool) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     errors = theirs if both else subprocess.PIPE
@@ -40,4 +40,4 @@ def test_a_run_goes_on_when_nobody_reads_it(both: bool) -> None:
     )
     os.close(theirs)
     assert done.returncode == 0, done.stderr
-    assert both or done.stderr == "warning: Broken pipe: the run goes on unseen\n"
+    assert both or done.stderr == "warning: Broken pipe: the run continues unseen\n"

@@ -51,7 +51,7 @@ def test_a_line_of_the_history_has_these_values_in_this_order(tmp_path: Path) ->
     )
 
 
-def test_a_run_goes_on_without_a_tracker_that_can_take_no_more(tmp_path: Path) -> None:
+def test_a_run_continues_without_a_tracker_that_can_take_no_more(tmp_path: Path) -> None:
     class Full:
         def start(self, history: Sequence[HistoryRow]) -> None:
             pass
@@ -68,7 +68,7 @@ def test_a_run_goes_on_without_a_tracker_that_can_take_no_more(tmp_path: Path) -
     for step in (10, 20):
         trackers.row(row(step))
     trackers.close(True)
-    assert said == ["Full: [Errno 28] No space left on device: the run goes on without it"]
+    assert said == ["Full: [Errno 28] No space left on device: the run continues without it"]
     assert (tmp_path / "history.jsonl").read_text().count("\n") == 2
 
 

@@ -69,6 +69,6 @@ def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "trial 0: begins  lr=0.00123 backbone=small_cnn"
     assert "trial 0: epoch 1 of 8, macro-F1 0.8123, 40.5 images/s" in lines
-    assert "trial 0: goes on from step 52" in lines
+    assert "trial 0: resumed from step 52" in lines
     assert lines[-2] == "trial 1: pruned (behind), macro-F1 0.8123, 3.1 ms, 1 epochs, 41 s"
     assert lines[-1] == f"trial 2: failed ({FAILED}), no evaluation, 0 epochs, 2 s"

@@ -10,6 +10,7 @@ import pytest
 
 from ctray.config import Recipe
 from ctray.errors import UserError
+from ctray.training.history import HistoryRow
 from ctray.training.plan import Plan
 from tuning.coordinator import Coordinator
 from tuning.memory import Memory
@@ -69,7 +70,7 @@ class Scene:
     def resume(self, number: int, step: int) -> None:
         self.told.append(("resume", number, step))
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         self.told.append(("row", number, row["evaluation"]))
 
     def end(self, trial: Trial) -> None:

@@ -148,7 +148,7 @@ def test_a_lane_that_died_gets_its_job_again_and_the_second_time_the_next() -> N
     run(scene())
 
 
-def test_a_trial_whose_actor_died_is_told_from_the_beginning_and_the_lane_goes_on() -> None:
+def test_a_trial_whose_actor_died_is_told_from_the_beginning_and_the_lane_continues() -> None:
     async def scene() -> None:
         desk = Desk()
         await desk.submit(job(0))

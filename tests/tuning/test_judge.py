@@ -1,9 +1,10 @@
-"""Who goes on: Tune's ASHA, kept from trials that are done, and over the restart of a search."""
+"""Which trials continue: Tune's ASHA, over trials that are done and the restart of a search."""
 
 from typing import Any
 
 import pytest
 
+from ctray.training.history import HistoryRow
 from tuning.judge import Judge
 from tuning.names import Pruner
 from tuning.objectives import OBJECTIVES
@@ -46,7 +47,7 @@ class Ledger:
         return first + len(scores) - 1
 
 
-def row(epoch: int, score: float, accuracy: float = 0.9, val_records: int = 400) -> dict[str, Any]:
+def row(epoch: int, score: float, accuracy: float = 0.9, val_records: int = 400) -> HistoryRow:
     return {
         "epoch": float(epoch),
         "val_macro_f1": score,
@@ -97,13 +98,13 @@ def test_loss_is_to_be_small() -> None:
     assert ledger.run(2, [0.4] * EPOCHS) == 1
 
 
-def test_a_trial_that_goes_on_keeps_its_place_for_those_after_it() -> None:
+def test_a_trial_that_is_resumed_keeps_its_place_for_those_after_it() -> None:
     ledger = Ledger(earlier(0, [0.7], "stopped"))
     ledger.run(0, [0.8] * (EPOCHS - 1), first=2)
     assert ledger.run(1, [0.5] * EPOCHS) == 1
 
 
-def test_a_search_that_goes_on_judges_by_what_was_before() -> None:
+def test_a_resumed_search_judges_by_what_was_before() -> None:
     ledger = Ledger(earlier(0, [0.5] * EPOCHS), earlier(1, [0.7, 0.8], "stopped"))
     # Trial 1 has its place at epoch 1 already.
     assert ledger.run(1, [0.8] * (EPOCHS - 2), first=3) == EPOCHS

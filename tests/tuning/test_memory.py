@@ -81,7 +81,7 @@ def test_every_end_is_told_to_optuna_as_what_it_is(tmp_path: Path) -> None:
     assert states == [("finished", ""), ("pruned", "because pruned"), ("failed", "because failed")]
 
 
-def test_a_killed_study_goes_on_with_the_cut_trial_and_its_parameters(tmp_path: Path) -> None:
+def test_a_killed_study_resumes_the_cut_trial_and_its_parameters(tmp_path: Path) -> None:
     before = open_memory(tmp_path)
     done, _ = before.begin()
     before.row(done, row(1, 0.5))

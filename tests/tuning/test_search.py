@@ -1,4 +1,4 @@
-"""The search on a real cluster: trials end, what matters is kept, and a second command goes on."""
+"""The search on a real cluster: trials end, what matters is kept, a second command resumes it."""
 
 import itertools
 import json
@@ -30,6 +30,7 @@ from ctray.engine.latency import latency_ms
 from ctray.engine.loading import load_engine
 from ctray.errors import UserError
 from ctray.ray_internals import actors
+from ctray.training.history import HistoryRow
 from ctray.training.plan import make_plan
 from tuning.choice import choose_trial
 from tuning.finish import finish
@@ -72,7 +73,7 @@ class Told:
     def resume(self, number: int, step: int) -> None:
         self.resumed.append((number, step))
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         self.rows.append((number, row["epoch"]))
         self.threads.add(threading.current_thread())
 
@@ -234,7 +235,7 @@ def test_a_refit_learns_from_the_validation_records_too(
     assert not list(out.rglob("refit"))
 
 
-def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
+def test_failed_trials_are_named_and_the_others_continue_in_two_lanes(
     store: Store, tmp_path: Path
 ) -> None:
     space = SPACE | {
@@ -256,7 +257,7 @@ def test_failed_trials_are_named_and_the_others_go_on_in_two_lanes(
     assert "batch_size=100000 is larger than" in trials[2].reason
     assert trials[3].reason.startswith("its process died twice: ")
     assert str(study.bundle(3)) in trials[3].reason
-    # While one lane got new processes for the one that raised, the other went on.
+    # While one lane got new processes for the one that raised, the other continued.
     assert {trial.lane for trial in trials if trial.rows} == {0, 1}
 
 
@@ -435,13 +436,13 @@ class Interrupting(Told):
         super().__init__()
         self.after = after
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         super().row(number, row)
         if len(self.rows) == self.after:
             raise KeyboardInterrupt
 
 
-def test_a_cut_trial_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
+def test_a_cut_trial_is_resumed_where_it_was(store: Store, tmp_path: Path) -> None:
     base = BASE.model_copy(update={"epochs": 6})
     first, second, third = Interrupting(2), Told(), Told()
     begun = study_of(store, tmp_path, base)

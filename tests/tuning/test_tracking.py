@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ctray.training.history import HISTORY_KEYS
+from ctray.training.history import HISTORY_KEYS, HistoryRow
 from ctray.training.trackers import MLFLOW_URI
 from tuning.tracking import followed
 from tuning.trials import Trial, TrialState
@@ -24,7 +24,7 @@ class Told:
     def resume(self, number: int, step: int) -> None:
         self.heard.append(f"resume {number} {step}")
 
-    def row(self, number: int, row: dict[str, Any]) -> None:
+    def row(self, number: int, row: HistoryRow) -> None:
         self.heard.append(f"row {number}")
 
     def end(self, trial: Trial) -> None:
@@ -68,7 +68,7 @@ def test_a_trial_is_a_child_of_the_studys_run(
     for run in children.values():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert children["0"].data.metrics["val_macro_f1"] == 0.5
-    # The same command again, which goes on with the cut one.
+    # The same command again, which resumes the cut one.
     with followed(told, "study", "1f", {"space": {"lr": 1}}) as listener:
         listener.begin(2, {"lr": 0.2})
         assert client.get_run(children["2"].info.run_id).info.status == "RUNNING"
