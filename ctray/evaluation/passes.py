@@ -86,7 +86,8 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
     if store.size != spec.store_size:
         raise UserError(
             f"the store {store.root} has {store.size} px images, the bundle was trained from "
-            f"{spec.store_size} px: prepare the data again with `ctray prepare --size {spec.store_size}`"
+            f"{spec.store_size} px: prepare the data again with "
+            f"`ctray prepare --size {spec.store_size}`"
         )
     _check_classes(predictor, store.classes)
     records = store.records(split)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # A worker that dies is replaced this often; something that kills it every time must end.
 _RESTARTS = 5
+# What to do after the death of processes, where nothing else is said.
+_AGAIN = "resume the run"
 
 
 def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
@@ -116,18 +118,26 @@ def train(
 
 
 def run_refit(
-    recipe: Recipe, store: Store, plan: Plan, listener: RunListener, folder: str, refit_of: str
+    recipe: Recipe,
+    store: Store,
+    plan: Plan,
+    listener: RunListener,
+    folder: str,
+    refit_of: str,
+    again: str = _AGAIN,
 ) -> None:
     """Train on from a bundle's or a run's best weights with the validation records as well.
 
     Needs a running Ray. `folder` then holds checkpoints of which the best weights are the last;
-    what is there before is resumed. Raises what `train` raises.
+    what is there before is resumed. Raises what `train` raises; `again` is what to do when
+    processes died or a checkpoint could not be written.
     """
     refit = recipe.for_refit()
     _state_to_resume(refit, store, folder, listener)
     epochs = counted(refit.epochs, "epoch")
     listener.say(f"refit: {epochs} on training and validation records")
-    _run(refit, store, plan, listener, folder, Trackers((), listener.say), refit_of=refit_of)
+    trackers = Trackers((), listener.say)
+    _run(refit, store, plan, listener, folder, trackers, refit_of, again)
 
 
 def _run(
@@ -138,6 +148,7 @@ def _run(
     folder: str,
     trackers: Trackers,
     refit_of: str | None = None,
+    again: str = _AGAIN,
 ) -> HistoryRow:
     """Fit with somebody watching; returns the best evaluation, or a refit's last epoch."""
     job = make_job(recipe, store, plan, folder, refit_of)
@@ -146,11 +157,11 @@ def _run(
         message_queue(trackers, listener) as messages,
     ):
         config = {"job": job, "messages": messages}
-        outcome: Outcome = fit(build_trainer(train_loop, config, plan, scratch, _RESTARTS))
+        outcome: Outcome = fit(build_trainer(train_loop, config, plan, scratch, _RESTARTS), again)
         if "error" in outcome:
             sentence, arguments = outcome["error"], outcome["arguments"]
             if outcome["is_unsaved"]:
-                raise UserError(f"{sentence}, then resume the run", *arguments, "resume")
+                raise UserError(f"{sentence}, then {again}", *arguments, "resume")
             raise UserError(sentence, *arguments)
     return cast(HistoryRow, outcome["best"])
 

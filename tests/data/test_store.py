@@ -318,7 +318,7 @@ def test_an_earlier_store_joins_another_input(cluster: None, copy: Path, tmp_pat
     assert "'later'" in both.confounds[0]
     kept = both.manifest.set_index("id").loc[first.manifest["id"]]
     assert kept["split"].tolist() == first.manifest["split"].tolist()
-    with pytest.raises(UserError, match="holds 64 px images: prepare the new store at that size, 64"):
+    with pytest.raises(UserError, match="prepare the new store at that size, 64"):
         prepare(list_inputs(inputs), tmp_path / "other", Options(size=96))
 
 
