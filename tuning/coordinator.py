@@ -209,7 +209,8 @@ class Coordinator:
             self._end(number, "failed", report["reason"])
         elif ended == "unsaved":
             # Not the trial's fault, and the next would meet it, too.
-            raise UserError(f"{report['reason']}, then run the same command again")
+            arguments = report.get("arguments", ())
+            raise UserError(f"{report['reason']}, then run the same command again", *arguments)
         elif ended == "slow":
             # As its lane measured it; of a model that two lanes measured, the first figure is kept.
             self._end(number, "pruned", self._too_slow(report["latency_ms"]))

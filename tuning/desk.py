@@ -50,7 +50,8 @@ class Event(TypedDict):
 
     `start`: a `lane` begins after `step` steps, its process having died `deaths` times; `row`: an
     evaluation; `model`: latency and size; `end`: nothing follows, `content` has `ended` (finished,
-    stopped, cut, slow, unsaved or failed), `reason`, and of a slow one its `latency_ms`.
+    stopped, cut, slow, unsaved or failed), `reason`, of an unsaved one the
+    `arguments` that the fix is about, and of a slow one its `latency_ms`.
     """
 
     kind: Kind

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctray import storage
 from ctray.artefact.bundle import Bundle
@@ -21,6 +21,9 @@ from tuning.objectives import OBJECTIVES, front
 from tuning.report import Context, write_study
 from tuning.study import Study, recipe_of
 from tuning.trials import Trial
+
+if TYPE_CHECKING:
+    from ctray.training.checkpoints import Tensors
 
 _SPLIT = "test"
 
@@ -96,9 +99,10 @@ def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str,
     if not known.is_file() or json.loads(known.read_text()) != made:
         chosen = Bundle.load(str(study.bundle(choice.trial.number)))
         refit = study.folder(choice.trial.number) / "refit"
-        recipe = refitted(study, choice.trial, refit) if refits else None
+        result = refitted(study, choice.trial, refit) if refits else None
+        # Only now, when nothing of the new one is missing.
         shutil.rmtree(place.parent, ignore_errors=True)
-        write_best(study, choice.trial, chosen, recipe, place, refit)
+        write_best(study, choice.trial, chosen, result, place)
         evaluated(study, place, report, _SPLIT)
         storage.write_bytes(str(known), json.dumps(made).encode())
         shutil.rmtree(refit, ignore_errors=True)
@@ -112,8 +116,16 @@ def deploy(study: Study, choice: Choice, refits: bool, place: Path) -> dict[str,
     }
 
 
-def refitted(study: Study, trial: Trial, folder: Path) -> Recipe:
-    """Refit a trial's weights, with the checkpoints in `folder`; returns the recipe with it."""
+class Refit(NamedTuple):
+    """A refit that was done: the recipe with it, and the weights after it."""
+
+    recipe: Recipe
+    weights: "Tensors"
+
+
+def refitted(study: Study, trial: Trial, folder: Path) -> Refit:
+    """Refit a trial's weights, with the checkpoints in `folder`."""
+    from ctray.training import checkpoints
     from ctray.training.trainer import run_refit
 
     epochs = study.base.refit_epochs or 1
@@ -127,12 +139,13 @@ def refitted(study: Study, trial: Trial, folder: Path) -> Recipe:
             listener=terminal,
             folder=str(folder),
             refit_of=bundle,
+            again="run the same command again",
         )
-    return recipe
+    return Refit(recipe, checkpoints.load_best(str(folder)).weights)
 
 
 def write_best(
-    study: Study, trial: Trial, chosen: Bundle, refit: Recipe | None, place: Path, folder: Path
+    study: Study, trial: Trial, chosen: Bundle, refit: Refit | None, place: Path
 ) -> None:
     """Write the bundle of the study.
 
@@ -140,12 +153,10 @@ def write_best(
         study: whose it is.
         trial: the chosen one.
         chosen: its bundle.
-        refit: recipe of the refit; None without one: then the trial's bundle is adopted.
+        refit: of its weights; None without one: then the trial's bundle is adopted.
         place: folder of the bundle.
-        folder: with the checkpoints of the refit.
     """
     from ctray.artefact.build import TrainingData, adopt_bundle, build_bundle
-    from ctray.training import checkpoints
 
     if refit is None:
         adopt_bundle(chosen, str(place), study.id)
@@ -154,9 +165,9 @@ def write_best(
     build_bundle(
         str(place),
         best=trial.best,
-        recipe=refit,
+        recipe=refit.recipe,
         data=TrainingData.of(study.store),
-        weights=checkpoints.load_best(str(folder)).weights,
+        weights=refit.weights,
         val_logits=chosen.validation.logits if chosen.validation else None,
         study=study.id,
     )

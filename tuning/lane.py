@@ -77,7 +77,7 @@ def run_trial(job: TrialJob, reporter: "DeskReporter") -> dict[str, Any]:
     outcome = run_job(training, reporter)
     if "error" in outcome:
         end = "unsaved" if outcome["is_unsaved"] else "failed"
-        return {"ended": end, "reason": outcome["error"]}
+        return {"ended": end, "reason": outcome["error"], "arguments": outcome["arguments"]}
     if is_first() and outcome["ended"] == "finished":
         assert outcome["best"] is not None, "it was evaluated after its last step"
         from ctray.artefact.build import TrainingData, build_bundle

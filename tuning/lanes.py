@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from ctray.training.plan import Plan
-from ctray.training.trainer import build_trainer, fit
+from ctray.training.ray_train import build_trainer, fit
 from tuning.lane import run_lane
 
 # A lane without a trial is home by then, unless it never started.

@@ -7,7 +7,8 @@ from typing import Any, cast
 import ray
 import ray.tune
 
-from ctray.session import cluster_has_died, environment
+from ctray.process import environment
+from ctray.session import cluster_has_died
 from tuning.adapter import TUNE_ENVIRONMENT, run_tune
 from tuning.coordinator import Coordinator
 from tuning.desk import Desk

@@ -10,7 +10,7 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
-from chaos_kit import kill, running
+from chaos_kit import Command, kill, running
 from optuna.trial import FrozenTrial, TrialState
 
 from ctray.artefact.bundle import Bundle
@@ -69,6 +69,51 @@ def begun(out: Path, trials: int) -> Callable[[], bool]:
     return lambda: sum(trial.state != TrialState.WAITING for trial in study(out)) >= trials
 
 
+def assert_nothing_is_lost(before: list[FrozenTrial], after: list[FrozenTrial]) -> None:
+    """No trial was changed by a kill, and each that finished has every evaluation once."""
+    for old, new in zip(before, after, strict=False):
+        assert old.params == new.params
+        if old.state == TrialState.COMPLETE:
+            assert old.values == new.values
+            assert old.datetime_complete == new.datetime_complete
+    for trial in after:
+        if trial.state == TrialState.COMPLETE:
+            assert [row["epoch"] for row in trial.user_attrs["rows"]] == ALL
+
+
+def kill_the_search(command: Command, out: Path) -> None:
+    """Kill -9 a search at work; what it started ends by itself."""
+    seen = rows(out)
+    command.wait_for(lambda: rows(out) > seen, "an evaluation")
+    command.process.kill()
+    command.process.wait()
+    _, left = psutil.wait_procs(command.family(), GONE_S)
+    assert set(left) <= set(command.named(AGENTS))
+
+
+def test_a_study_that_loses_a_worker_and_the_search_ends_with_every_trial_once(
+    data: Path, tmp_path: Path
+) -> None:
+    """The short form: the first and the hardest kill of the long one."""
+    out = tmp_path / "study"
+    arguments = search(data, out, "--trials", "2", "--max-epochs", str(EPOCHS), "--pruner", "none")
+    with running(*arguments) as command:
+        command.wait_for(lambda: command.says(f"epoch 1 of {EPOCHS}"), "a first evaluation")
+        kill([command.process_named(WORKER)])
+        command.wait_for(begun(out, 2), "the next trial after a worker died")
+        assert study(out)[0].state == TrialState.COMPLETE
+        kill_the_search(command, out)
+    before = study(out)
+    with running(*arguments) as command:
+        assert command.wait() == 0, command
+    after = study(out)
+    assert [trial.state for trial in after] == [TrialState.COMPLETE] * 2
+    assert_nothing_is_lost(before, after)
+    assert pd.read_csv(out / "trials.csv")["starts"].max() > 1
+    assert Bundle.load(str(out / "best" / "bundle")).info.study
+
+
+@pytest.mark.chaos
 def test_a_study_survives_its_processes_one_by_one_and_the_search(
     data: Path, tmp_path: Path
 ) -> None:
@@ -93,12 +138,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
         kill([command.process_named(TRIAL)])
         command.wait_for(begun(out, 4), "the next trial after a trial's actor died")
         assert study(out)[2].state in ENDED
-        seen = rows(out)
-        command.wait_for(lambda: rows(out) > seen, "an evaluation")
-        command.process.kill()
-        command.process.wait()
-        _, left = psutil.wait_procs(command.family(), GONE_S)
-        assert set(left) <= set(command.named(AGENTS))
+        kill_the_search(command, out)
     before = study(out)
     with running(*arguments) as command:
         command.wait_for(begun(out, 6), "trials after a killed search")
@@ -108,14 +148,7 @@ def test_a_study_survives_its_processes_one_by_one_and_the_search(
     after = study(out)
     assert [trial.number for trial in after] == list(range(7))
     assert {trial.state for trial in after if trial.number != 1} <= ENDED
-    for old, new in zip(before, after, strict=False):
-        assert old.params == new.params
-        if old.state == TrialState.COMPLETE:
-            assert old.values == new.values
-            assert old.datetime_complete == new.datetime_complete
-    for trial in after:
-        if trial.state == TrialState.COMPLETE:
-            assert [row["epoch"] for row in trial.user_attrs["rows"]] == ALL
+    assert_nothing_is_lost(before, after)
     table = pd.read_csv(out / "trials.csv")
     assert table["starts"].max() > 1
     assert list(table["state"]).count("failed") == 1

@@ -72,6 +72,7 @@ class Told:
 
     def resume(self, number: int, step: int) -> None:
         self.resumed.append((number, step))
+        self.threads.add(threading.current_thread())
 
     def row(self, number: int, row: HistoryRow) -> None:
         self.rows.append((number, row["epoch"]))
