@@ -14,7 +14,7 @@ import psutil
 
 MARK = "CTRAY_TEST_MARK"
 # Generous: the machine of a test may be busy. What is waited for comes in a fraction of it.
-DEADLINE_S = 240.0
+DEADLINE_S = 480.0
 _RAY = ("RAY_ADDRESS", "RAY_AUTH_MODE")
 
 

@@ -17,7 +17,7 @@ from ctray.artefact.bundle import Bundle
 from ctray.synthetic.folder import write_folder
 from ctray.synthetic.phantom import PhantomSpec
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 # Ray's two agents of a node look for their dead parent now and then; all the rest goes at once.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")

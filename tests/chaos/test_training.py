@@ -25,7 +25,7 @@ from ctray.synthetic.phantom import PhantomSpec
 from ctray.training import checkpoints
 
 # A busy machine starts Ray in half a minute, and the long test starts it five times.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 EVERY = 3
 EPOCHS = 14
