@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
 	$$python -c 'import venv' 2> /dev/null && echo $$python && break; done)
 VENV ?= .venv
+# Options of `make demo`, such as --trials 1.
+DEMO ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -13,7 +15,7 @@ help: ## list the targets
 
 demo: $(VENV)/.demo ## install, and run the whole way on embedded synthetic data
 	rm -rf demo-out
-	$(BIN)/ctray demo --out demo-out
+	$(BIN)/ctray demo --out demo-out $(DEMO)
 
 test: $(VENV)/.test ## install, and run the test suite
 	$(BIN)/pytest

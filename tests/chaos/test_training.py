@@ -240,6 +240,7 @@ def test_a_run_that_loses_every_process_once_ends_as_if_nothing_had_been(
     assert_same_end(out, undisturbed)
 
 
+@pytest.mark.chaos
 def test_a_kill_amid_a_checkpoint_leaves_none_that_is_loaded(data: Path, tmp_path: Path) -> None:
     """The run goes on from the newest whole one; what was half written goes."""
     out = tmp_path / "run"
