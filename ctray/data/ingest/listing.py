@@ -29,6 +29,7 @@ from ctray.data.store import INFO
 from ctray.errors import UserError
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_ANY = Choice()
 _NAMED = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 
 
@@ -115,7 +116,7 @@ def list_inputs(
     columns: Mapping[str, str] = _NOTHING,
     classes: Mapping[str, str] = _NOTHING,
     group_regex: str | None = None,
-    choice: Choice = Choice(),
+    choice: Choice = _ANY,
 ) -> Listing:
     """List the images of folders, manifests and stores.
 

@@ -14,6 +14,7 @@ from ctray.data.manifest import OTHER_VIEW
 from ctray.errors import UserError
 from ctray.words import counted
 
+_SEVERAL = " with several findings"
 _SHOWN = 20  # labels that a sentence names
 # PA, AP, AP Supine, APS, Frontal …
 _FRONTAL = re.compile(r"(pa|ap|frontal)\b.*|aps", re.IGNORECASE)
@@ -39,6 +40,11 @@ class Fault:
     def count(self, number: int) -> str:
         """A clause on so many of them."""
         return f"{counted(number, self.noun)}{self.tail} left out"
+
+    @property
+    def is_several(self) -> bool:
+        """Whether a label that is asked for would keep such images."""
+        return self.tail == _SEVERAL
 
     @property
     def kind(self) -> "Fault":
@@ -131,7 +137,7 @@ def _only(entry: Entry) -> str | Fault:
 
 def _several(findings: Sequence[str]) -> Fault:
     reason = f"it has several findings: {listed(findings)}"
-    return Fault("unlabelled", reason, tail=" with several findings")
+    return Fault("unlabelled", reason, tail=_SEVERAL)
 
 
 def _unsure(labels: Sequence[str], tail: str) -> Fault:

@@ -90,9 +90,7 @@ def check_choice(choice: Choice) -> None:
         )
 
 
-def read_download(
-    root: str, columns: Mapping[str, str], choice: Choice = Choice()
-) -> FolderContents | None:
+def read_download(root: str, columns: Mapping[str, str], choice: Choice) -> FolderContents | None:
     """The images of a folder that is a well-known download, or None where it is none.
 
     Args:
@@ -181,11 +179,13 @@ class _Reading:
             self._leave_out(name, Fault("unlabelled", "no row of a table names it"))
         files = tuple(self._records[name] for name in sorted(self._records))
         unmatched = self._unmatched(unnamed)
+        several = not self._labels and any(fault.is_several for fault in self._counts)
         notes = [
             sentence(self._title, self._roles(), self._labels),
             *self._download.remarks,
             *_clauses(self._counts),
             *unmatched,
+            *(["name a label to keep images with several findings"] if several else []),
         ]
         return FolderContents(
             files=files,
@@ -230,7 +230,7 @@ class _Reading:
         fault = None if self._all_views else view_fault(entry.view)
         if entry.part:
             fault = Fault(
-                "duplicate", f"it is in {entry.part}, too", tail=f" that {entry.part} has, too"
+                "duplicate", f"it is in {entry.part}, too", tail=f" repeated from {entry.part}"
             )
         meta = {"view": entry.view, **entry.meta} if entry.view else entry.meta
         record = FileRecord(
@@ -247,7 +247,12 @@ class _Reading:
         for copy in entry.copies:
             self._leave_out(
                 copy,
-                Fault("duplicate", f"it is called like {entry.file}", tail=" of a name taken"),
+                Fault(
+                    "duplicate",
+                    f"it is called like {entry.file}",
+                    "further file",
+                    " of the same name",
+                ),
             )
 
     def _leave_out(self, name: str, fault: Fault) -> None:

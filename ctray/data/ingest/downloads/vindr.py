@@ -25,7 +25,7 @@ _ONE_NAME = {"Other disease": "Other diseases"}
 
 
 def recognise(tree: Tree) -> Download | None:
-    """A finding counts where most readers of an image name it; without a majority all are uncertain.
+    """A finding counts where most readers name it; without a majority, all of them are uncertain.
 
     Raises:
         UserError: a table that cannot be read.
