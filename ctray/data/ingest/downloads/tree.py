@@ -6,6 +6,7 @@ files as they come, and a table may lie below a folder that an archive was unpac
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ def _is_high(name: str) -> bool:
 
 
 def _tail(path: str, folders: int) -> str:
+    # macOS writes an accent as a letter of its own.
+    path = unicodedata.normalize("NFC", path)
     return "/".join(path.split("/")[-1 - folders :]).casefold()
 
 
