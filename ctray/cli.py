@@ -88,7 +88,7 @@ def prepare(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, manifests (.csv, .parquet) or stores; paths, s3:// or gs://; "
+            help="Folders, manifests (.csv, .tsv, .parquet) or stores; paths, s3:// or gs://; "
             "NAME=PLACE names the source."
         ),
     ],
@@ -109,6 +109,16 @@ def prepare(
     group_regex: Annotated[
         str | None, typer.Option(help="What in a path names the patient or series.")
     ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Well-known download it is, or folders; default: found out.")
+    ] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Finding of a download to tell from the rest; repeat for a class each."),
+    ] = None,
+    views: Annotated[
+        str, typer.Option(help="Of a download's images: frontal, or all.")
+    ] = "frontal",
     fractions: Annotated[
         str | None,
         typer.Option(help="Shares TRAIN,VAL,TEST; also of what has a split. Default .7,.15,.15."),
@@ -126,7 +136,7 @@ def prepare(
     """
     from rich.progress import Progress
 
-    from ctray.data.ingest.listing import list_inputs, parse_input
+    from ctray.data.ingest.listing import Choice, list_inputs, parse_input
     from ctray.data.ingest.prepare import Options, read_fractions
     from ctray.data.ingest.prepare import prepare as prepare_store
     from ctray.data.store import DEFAULT_SIZE, Store
@@ -140,7 +150,10 @@ def prepare(
         columns=parse_pairs("--column", column or []),
         classes=parse_pairs("--map", map_ or []),
         group_regex=group_regex,
+        choice=Choice(layout, tuple(label or ()), views),
     )
+    for note in listing.notes:
+        print(note)
     if not append:
         check_empty(out)
     console = error_console()
@@ -244,12 +257,14 @@ def train(
 
     most, least = parse_workers(workers)
     check_backbone(settings.backbone)
-    check_data(data)
+    notes = check_data(data)
     done = finished_metrics(out, settings, data)
     if done is not None:
         print(f"finished already, nothing to do: validation {_scores(done)}")
         print(f"bundle: {out / 'bundle'}")
         return
+    for note in notes:
+        print(note)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()

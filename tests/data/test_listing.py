@@ -280,10 +280,43 @@ def test_a_mistake_in_a_folder_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"]
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_wild_tables_in_any_encoding_and_separator(
+    tmp_path: Path, encoding: str, separator: str
+) -> None:
+    make(tmp_path, "a/ä.png", "b/1.png")
+    rows = [
+        ("file", "class", "note", "where"),
+        ("a/ä.png", "a", '"x; y, z"', "Löwen"),
+        ("b/1.png", "b", "", "", ""),  # ends with a separator
+    ]
+    text = "".join(separator.join(row) + "\r\n" for row in rows)
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    assert by_path(list_folder(tmp_path))["a/ä.png"].meta == {"note": "x; y, z", "where": "Löwen"}
+
+
+def test_wild_tables_as_excel_writes_them(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/1.png")
+    text = "sep=;\r\nfile;patient;size[w,h];;\r\na/1.png;p1;3,4;;\r\n"
+    (tmp_path / "metadata.csv").write_bytes(text.encode("cp1252"))
+    known = by_path(list_folder(tmp_path))["a/1.png"]
+    assert (known.group, known.meta) == ("p1", {"size[w,h]": "3,4"})
+
+
+def test_wild_manifests_with_tabs(tmp_path: Path) -> None:
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "list.tsv").write_text("path\tlabel\n1.png\ta, b\n2.png\tc\n")
+    assert labels(list_folder(tmp_path / "list.tsv")) == {"1.png": "a, b", "2.png": "c"}
+
+
+@pytest.mark.parametrize("data", [b"PK\3\4\0\0", b"\x89PNG\r\n\x1a\n\0\1", b"\xff\xfef\0i"])
+def test_wild_tables_that_hold_no_text_are_refused(tmp_path: Path, data: bytes) -> None:
     make(tmp_path, "a/1.png")
-    (tmp_path / "metadata.csv").write_bytes("file,note\na/1.png,ä\n".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8"):
+    (tmp_path / "metadata.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"metadata\.csv is (not a text table|cut short)"):
         list_folder(tmp_path)
 
 

@@ -16,7 +16,7 @@ from ctray.errors import UserError
 from ctray.synthetic.marker import SYNTHETIC_MARKER
 
 METADATA = "metadata.csv"
-MANIFESTS = frozenset({".csv", ".parquet"})
+MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
 _IMAGES, _MASKS = "images", "masks"
 _ABOUT = ("readme", "licen", "data_card")  # "licen": the British spell it with a c
 _DICOM_MAGIC = slice(128, 132)  # DICOM PS3.10, 7.1
@@ -35,6 +35,8 @@ class FileRecord:
         split: train, val or test where its folder or table says so, else empty.
         mask: absolute path or URI of its mask, empty where there is none.
         meta: further columns of its table, without the empty ones.
+        status: `ok`, or the manifest's status of a file that is left out unopened.
+        reason: why it is left out; empty where it is not.
     """
 
     path: str
@@ -45,6 +47,8 @@ class FileRecord:
     split: str = ""
     mask: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class FolderContents:
         synthetic: whether the images were drawn, not taken from patients.
         claims: files on whose label folder and table do not agree to the letter.
         tables: the tables that were read.
+        notes: sentences on how it was read.
+        unmatched: sentences on rows without a file and files without a row.
     """
 
     files: tuple[FileRecord, ...]
@@ -76,10 +82,12 @@ class FolderContents:
     synthetic: bool
     claims: tuple[Claim, ...]
     tables: tuple[Table, ...]
+    notes: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 def read_manifest(uri: str, columns: Mapping[str, str]) -> FolderContents:
-    """The files a .csv or .parquet manifest lists: columns path, label and any of the others.
+    """The files a .csv, .tsv or .parquet manifest lists: columns path, label and any of the others.
 
     A file that is not there stays listed: it is quarantined when it is read.
 

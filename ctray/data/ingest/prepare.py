@@ -37,6 +37,7 @@ from ctray.data.ingest.shards import (
     Progress,
     decode_files,
     digest_inputs,
+    left_out_rows,
     open_partial,
 )
 from ctray.data.manifest import MANIFEST_COLUMNS, META
@@ -109,6 +110,8 @@ def prepare(
     else:
         check_empty(out)
     _check_names(listing)
+    if options.strict and listing.unmatched:
+        raise UserError(f"{listing.unmatched[0]}: leave strict out to do without them", "strict")
     partial = out.with_name(out.name + ".partial")
     base = read_stores(
         stores,
@@ -119,14 +122,16 @@ def prepare(
     )
     classes = tuple(sorted({*listing.classes, *base.classes}))
     _check_count(classes, listing)
-    open_partial(partial, base, digest_inputs(listing.files, base, options.size))
-    decoded = decode_files(listing.files, partial, base.shards, options.size, progress)
+    wanted = [file for file in listing.files if file.status == "ok"]
+    open_partial(partial, base, digest_inputs(wanted, base, options.size))
+    decoded = decode_files(wanted, partial, base.shards, options.size, progress)
+    decoded = _with_left_out(decoded, listing)
     manifest, pairs = _checked(join(base, decoded), base, classes, partial, options.strict)
     fractions = options.fractions or base.fractions
     manifest = _assign(manifest, pairs, fractions, given=options.fractions is None)
     confounds = find_confounds(manifest, classes)
     info = _info(listing, base, options.size, fractions, classes, manifest, confounds)
-    _write(partial, manifest, pairs, confounds, info)
+    _write(partial, manifest, pairs, confounds, info, listing.notes)
     _put_in_place(partial, out, base, append)
     return Store.open(out)
 
@@ -180,6 +185,13 @@ def _to_append(listing: Listing, store: Store, options: Options) -> Listing:
     if not files and not listing.stores:
         raise UserError(f"nothing to append: {store.root} has every file of {listing.roots[0]}")
     return dataclasses.replace(listing, files=files)
+
+
+def _with_left_out(decoded: pd.DataFrame, listing: Listing) -> pd.DataFrame:
+    """The records, and those that the listing leaves out with a reason."""
+    left_out = [file for file in listing.files if file.status != "ok"]
+    parts = [part for part in (decoded, left_out_rows(left_out)) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else decoded
 
 
 def _check_names(listing: Listing) -> None:
@@ -269,6 +281,7 @@ def _write(
     pairs: pd.DataFrame,
     confounds: Confounds,
     info: StoreInfo,
+    notes: Sequence[str],
 ) -> None:
     """Everything but the shards, into the partial folder; `store.json` is the last."""
     table = pa.Table.from_pandas(manifest, preserve_index=False)
@@ -294,6 +307,7 @@ def _write(
             "inputs": list(info.inputs),
             "date": info.date,
             "fractions": info.fractions,
+            **({"read": list(notes)} if notes else {}),
         },
     )
     shutil.rmtree(partial / ROWS, ignore_errors=True)

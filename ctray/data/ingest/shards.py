@@ -137,6 +137,17 @@ def decode_files(
     return _with_listed(chunks, parts) if parts else pd.DataFrame()
 
 
+def left_out_rows(files: Sequence[FileRecord]) -> pd.DataFrame:
+    """One row a file that is left out unopened, with the columns of `decode_files`."""
+    rows = [
+        ManifestRow(path=file.path, uri=file.uri, status=file.status, reason=file.reason)
+        for file in files
+    ]
+    types = column_types(ManifestRow)
+    table = pd.DataFrame(map(asdict, rows), columns=list(types)).astype(types)
+    return _with_tables(table, files)
+
+
 def _quiet(done: int, total: int) -> None:
     del done, total
 
@@ -254,6 +265,13 @@ def _with_listed(
     files = [chunks[c][f] for c, f in zip(rows["chunk"], rows["file"], strict=True)]
     frames = zip(files, rows["frame"], rows["frames"], strict=True)
     rows["path"] = [f"{file.path}#{n}" if of > 1 else file.path for file, n, of in frames]
+    rows = _with_tables(rows, files)
+    own = column_types(DecodedRow).keys() - column_types(ManifestRow)
+    return _in_slice_order(rows).drop(columns=["chunk", *own])
+
+
+def _with_tables(rows: pd.DataFrame, files: Sequence[FileRecord]) -> pd.DataFrame:
+    """Records with what folders and tables say of the file of each."""
     for name in ("label", "source"):
         rows[name] = [getattr(file, name) for file in files]
     rows["patient"] = [file.group for file in files]
@@ -268,8 +286,7 @@ def _with_listed(
             rows[tag] = rows[tag].where(rows[tag] != "", values)
         else:
             rows[META + name] = values
-    own = column_types(DecodedRow).keys() - column_types(ManifestRow)
-    return _in_slice_order(rows).drop(columns=["chunk", *own])
+    return rows
 
 
 def _in_slice_order(rows: pd.DataFrame) -> pd.DataFrame:

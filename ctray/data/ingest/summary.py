@@ -29,7 +29,7 @@ from ctray.data.ingest.report_types import (
     Warnings,
 )
 from ctray.data.ingest.split import FRACTIONS
-from ctray.data.manifest import SPLITS
+from ctray.data.manifest import OTHER_VIEW, SPLITS
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 
@@ -45,6 +45,7 @@ _STATUSES = (
     "conflict",
     "duplicate",
     "unlabelled",
+    OTHER_VIEW,
     "unreadable",
     "truncated",
     "wrong type",
