@@ -1,6 +1,7 @@
 """The command line as a user meets it: processes, exit codes, one sentence, no leftovers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -214,16 +215,21 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
 def test_mistakes_that_show_when_the_data_is_read(
     images: Path, one_class: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    assert_one_sentence(ctray("prepare", one_class, "--out", out), "one class, 'Normal'")
-    (one_class / "Broken").mkdir()
-    (one_class / "Broken" / "x.png").write_text("nothing")
-    done = ctray("train", "--data", one_class, "--out", out)
-    assert_one_sentence(done, "class 'Broken' has no usable image")
-    done = ctray("train", "--data", images, "--out", out, "--workers", "64")
-    assert_one_sentence(done, "too few for 64 workers")
-    assert done.stderr.endswith("or fewer (--workers)\n")
+    out, other = tmp_path / "out", tmp_path / "other"
+    broken = Path(shutil.copytree(one_class, tmp_path / "broken"))
+    (broken / "Broken").mkdir()
+    (broken / "Broken" / "x.png").write_text("nothing")
+    mistakes = [
+        (("prepare", one_class, "--out", out), "one class, 'Normal'"),
+        (("train", "--data", broken, "--out", out), "class 'Broken' has no usable image"),
+        (("train", "--data", images, "--out", other, "--workers", "64"), "too few for 64 workers"),
+    ]
+    ends = all_at_once(arguments for arguments, _ in mistakes)
+    for done, (_, sentence) in zip(ends, mistakes, strict=True):
+        assert_one_sentence(done, sentence)
+    assert ends[-1].stderr.endswith("or fewer (--workers)\n")
     assert not out.exists()
+    assert not other.exists()
 
 
 def test_a_changed_byte_is_found_by_every_reader(run: Path, images: Path, tmp_path: Path) -> None:

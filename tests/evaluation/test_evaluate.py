@@ -148,7 +148,7 @@ def test_grad_cam_finds_what_was_drawn(store: Store, tiny_recipe: Recipe, tmp_pa
     from ctray.explain.gradcam import heatmap
 
     # Longer than the session's run: where a model looks that has learned little is left to chance.
-    recipe = tiny_recipe.model_copy(update={"epochs": 20, "evaluate_every": None})
+    recipe = tiny_recipe.model_copy(update={"epochs": 12, "evaluate_every": None})
     train_tiny(recipe, store, tmp_path)
     bundle = Bundle.load(str(tmp_path / "bundle"))
     data = write_folder(PhantomSpec(images_per_class=12, size=96, seed=77), tmp_path / "new")
