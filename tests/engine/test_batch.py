@@ -1,4 +1,4 @@
-"""`ctray predict`: which files get a row, and what is in it. The model is one that answers at once."""
+"""`ctray predict`: which files get a row, and what is in it. The model answers at once."""
 
 import csv
 import os
