@@ -1,6 +1,6 @@
 """Files on any URI, and the folders that commands write into."""
 
-from ctray.storage.output import check_empty, locked, new_folder
+from ctray.storage.output import check_empty, check_writable, locked, new_folder
 from ctray.storage.uri import (
     absolute,
     any_exists,
@@ -27,6 +27,7 @@ __all__ = [
     "any_exists",
     "cause",
     "check_empty",
+    "check_writable",
     "delete",
     "delete_if_empty",
     "exists",

@@ -139,12 +139,15 @@ def cause(error: OSError) -> str:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file, making its folder; a reader sees the old file or the new one."""
     filesystem, path = _open(uri)
-    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+    folder = path.rpartition("/")[0]
     # Object stores publish on close; a local file needs the rename.
     if not isinstance(filesystem, fs.LocalFileSystem):
+        filesystem.create_dir(folder, recursive=True)
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return
+    # Arrow refuses a name that is not UTF-8.
+    os.makedirs(folder or "/", exist_ok=True)
     partial = f"{path}.partial"
     try:
         with open(partial, "wb") as file:

@@ -195,7 +195,7 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         ((*train, "--set", "freeze_epochs=99"), "freeze_epochs=99 is more than epochs="),
         ((*train, "--checkpoints", "/dev/null/x"), "checkpoints cannot be written to /dev/null/x"),
         (("evaluate", "/nowhere", "--data", images, "--out", out), "/nowhere is not a bundle"),
-        (("predict", "/nowhere", images, "--out", out / "x.csv"), "there is no folder"),
+        (("predict", "/nowhere", images, "--out", "/dev/null/x.csv"), "/dev/null is a file"),
         (("versions", "--registry", tmp_path), "no version in"),
         (("serve", "--registry", tmp_path), "nothing was promoted as 'chest'"),
         ((SEARCH, "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),

@@ -105,22 +105,28 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
     return [_picture(frame, kind, place, len(frames)) for place, frame in enumerate(frames)]
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_picture(data: bytes, name: str | None = None) -> Picture:
     """Decode a file of exactly one picture, as `decode` does.
-
-    Returns:
-        The canonical image: uint8, shape (height, width), both at least 32.
 
     Raises:
         ImageError: as `decode`, and for a file of several pages or frames.
     """
-    pictures = decode(data)
+    pictures = decode(data, name)
     if len(pictures) != 1:
         raise ImageError(
             "unreadable",
             f"the {pictures[0].format} file has {len(pictures)} frames: send one frame a file",
         )
-    return pictures[0].pixels
+    return pictures[0]
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """The canonical image of a file of one picture, as `decode_picture` decodes it.
+
+    Returns:
+        uint8, shape (height, width), both at least 32.
+    """
+    return decode_picture(data).pixels
 
 
 @functools.cache

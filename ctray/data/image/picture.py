@@ -45,6 +45,7 @@ class Picture:
         frames: how many the file holds.
         tags: of DICOM what is known of patient, study, series, slice, modality, scanner, age
             (years), sex and view; empty for other formats.
+        warnings: what was passed over or guessed when it was read, as sentences.
     """
 
     pixels: np.ndarray
@@ -54,6 +55,7 @@ class Picture:
     frame: int
     frames: int
     tags: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
