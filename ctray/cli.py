@@ -361,8 +361,8 @@ def predict(
     predictor = Predictor.load(bundle)
     start = time.monotonic()
     lines = track(
-        predict_files(predictor, files.paths),
-        total=len(files.paths),
+        predict_files(predictor, files.listed),
+        total=len(files.listed),
         description="predicting",
         console=error_console(),
         transient=True,

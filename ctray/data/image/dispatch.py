@@ -39,6 +39,8 @@ _SUFFIXES = {
     ".dicom": "DICOM",
 }
 EXTENSIONS = frozenset(_SUFFIXES)
+# Bytes of a file that are enough to tell its format.
+_START = 4096
 # Lengths of the second header: two letters alone also start a text.
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -55,9 +57,16 @@ _CUT = re.compile(
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file; ImageError if it cannot be opened."""
+    """The bytes of an image file, of any other the first ones.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(_START)
+            # What else people keep beside images may be larger than the memory.
+            return start + file.read() if format_of(start) else start
     except OSError as error:
         raise ImageError("unreadable", f"the file cannot be opened: {error.strerror}") from error
 
