@@ -319,13 +319,17 @@ def evaluate(
     Example: ctray evaluate run/bundle --data store --out report
     """
     from ctray.data.ingest.opening import check_data
+    from ctray.evaluation.splits import check_split
+    from ctray.storage import check_writable
+
+    check_split(data, split)
+    check_data(data)
+    check_writable(out)
+
     from ctray.engine.predictor import Predictor
     from ctray.evaluation.evaluate import evaluate as evaluate_bundle
     from ctray.evaluation.metrics import table
 
-    check_data(data)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
     done = evaluate_bundle(Predictor.load(bundle), data, out, split, include_training)
     print(table(done.metrics))
     print(
@@ -343,6 +347,8 @@ def predict(
 ) -> None:
     """Predict image files; one that cannot be read gets an error.
 
+    Every file of a folder gets a row, at any depth and whatever its name.
+
     Example: ctray predict run/bundle new/*.png --out predictions.csv
     """
     from rich.progress import track
@@ -350,14 +356,15 @@ def predict(
     from ctray.engine.batch import expand, predict_files
     from ctray.engine.predictor import Predictor
     from ctray.engine.table import PredictionTable, check_table_path
+    from ctray.words import counted, printable
 
     check_table_path(out)
-    files = expand(paths)
+    files = expand(paths, out)
     predictor = Predictor.load(bundle)
     start = time.monotonic()
     lines = track(
-        predict_files(predictor, files),
-        total=len(files),
+        predict_files(predictor, files.listed),
+        total=len(files.listed),
         description="predicting",
         console=error_console(),
         transient=True,
@@ -365,8 +372,12 @@ def predict(
     table = PredictionTable.of(predictor.bundle.info.classes, lines)
     rate = len(table.frame) / (time.monotonic() - start)
     table.write(out)
-    errors = len(table.unreadable)
-    print(f"{len(table.readable)} answered, {errors} with an error, {rate:.0f} images/s: {out}")
+    masks = f"left out {counted(files.masks, 'mask')}, " if files.masks else ""
+    print(
+        f"{len(table.readable)} answered, {len(table.unreadable)} with an error, "
+        f"{table.frame['warning'].count()} with a warning, {masks}"
+        f"{rate:.0f} images/s: {printable(str(out))}"
+    )
 
 
 @app.command(cls=Command)
@@ -396,7 +407,7 @@ def explain(
         pixels = decode_image(data)
     except ImageError as error:
         raise UserError(f"{image}: {error}") from error
-    prediction = predictor.predict([predictor.read(data)])[0]
+    prediction = predictor.answer(data).prediction
     picture = overlay(pixels, heatmap(predictor.bundle, pixels, prediction.predicted))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

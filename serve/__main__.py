@@ -24,6 +24,9 @@ def main(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _DEFAULT.host,
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = _DEFAULT.port,
     engine: Annotated[EngineName, typer.Option(help="auto is torch with CUDA.")] = _DEFAULT.engine,
+    max_body_bytes: Annotated[
+        int, typer.Option(help="Largest request body; see docs/serving.md.", min=1)
+    ] = _DEFAULT.max_body_bytes,
     registry: Annotated[
         str | None, typer.Option(help="Where versions are; default: $CTRAY_REGISTRY.")
     ] = None,
@@ -34,7 +37,10 @@ def main(
     Example: python -m serve runs/r1/bundle --port 8000
     """
     uri = bundle or production(registry or default_registry(), name)
-    serve_until_stopped(uri, ServiceSettings(engine=engine, host=host, port=port))
+    serve_until_stopped(
+        uri,
+        ServiceSettings(engine=engine, host=host, port=port, max_body_bytes=max_body_bytes),
+    )
 
 
 if __name__ == "__main__":

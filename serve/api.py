@@ -6,6 +6,7 @@ from fastapi_offline import FastAPIOffline
 import ctray
 from serve.guards import GUARDS
 from serve.host import ModelHost
+from serve.plain_requests import PlainRequests
 from serve.problems import answer_with_problems
 from serve.request_ids import RequestIds
 from serve.routes import PROBES, PROTOCOLS
@@ -22,6 +23,7 @@ def build_api(host: ModelHost) -> FastAPI:
     api = FastAPIOffline(
         title="ctray", version=ctray.__version__, description=_DESCRIPTION, redoc_url=None
     )
+    api.add_middleware(PlainRequests)
     api.add_middleware(RequestIds)
     answer_with_problems(api)
     guards = [Depends(make_guard(host.settings)) for make_guard in GUARDS]

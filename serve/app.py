@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ctray.decision.prediction import Prediction
-    from ctray.engine.predictor import Predictor
+    from ctray.engine.predictor import Answer, Predictor
 
 NAME = "ctray"
 
@@ -87,13 +87,15 @@ class Classifier:
             logger.info("serving %s", uri)
         self._configured = user_config
 
-    async def predict_one(self, predictor: "Predictor", data: bytes) -> "Prediction":
+    async def predict_one(self, predictor: "Predictor", data: bytes, name: str | None) -> "Answer":
         """Decode and predict one encoded image; ImageError if it is not one."""
+        from ctray.engine.predictor import Answer
+
         loop = asyncio.get_running_loop()
         if predictor.engine.name == "openvino":
-            return await loop.run_in_executor(self._pool, _decode_and_predict, predictor, data)
-        image = await loop.run_in_executor(self._pool, predictor.read, data)
-        return await self._predict_batch((predictor, image))
+            return await loop.run_in_executor(self._pool, predictor.answer, data, name)
+        image = await loop.run_in_executor(self._pool, predictor.read, data, name)
+        return Answer(await self._predict_batch((predictor, image.pixels)), image.warnings)
 
     @ray_serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def _predict_batch(
@@ -106,10 +108,6 @@ def _load(uri: str, settings: AppSettings) -> "Predictor":
     from ctray.engine.predictor import Predictor
 
     return Predictor.load(uri, settings.engine, threads=THREADS, streams=THREADS)
-
-
-def _decode_and_predict(predictor: "Predictor", data: bytes) -> "Prediction":
-    return predictor.predict([predictor.read(data)])[0]
 
 
 def _predict_items(items: "list[tuple[Predictor, np.ndarray]]") -> "list[Prediction]":

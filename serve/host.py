@@ -4,8 +4,7 @@ from typing import Protocol
 
 from fastapi import HTTPException
 
-from ctray.decision.prediction import Prediction
-from ctray.engine.predictor import Predictor
+from ctray.engine.predictor import Answer, Predictor
 from serve.schema import Refusal
 from serve.settings import AppSettings
 
@@ -23,7 +22,7 @@ class ModelHost(Protocol):
     predictor: Predictor | None
     refused: Refusal | None
 
-    async def predict_one(self, predictor: Predictor, data: bytes) -> Prediction:
+    async def predict_one(self, predictor: Predictor, data: bytes, name: str | None) -> Answer:
         """Decode and predict off the event loop; ImageError if the bytes are not an image."""
         ...
 

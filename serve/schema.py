@@ -14,7 +14,7 @@ class ModelName(BaseModel):
 
 
 class FilePrediction(BaseModel):
-    """The answer for one image; either `error` is null or everything but `file` and `error` is."""
+    """The answer for one image, or the `error` for which there is none."""
 
     file: str | None = Field(description="file name of the form part; null for a raw body")
     predicted: str | None = Field(default=None, description="the most probable class")
@@ -24,6 +24,9 @@ class FilePrediction(BaseModel):
         default=None, description="of every class; sum 1"
     )
     error: str | None = Field(default=None, description="why this file has no answer")
+    warnings: list[str] = Field(
+        default=[], description="what was passed over or guessed when this file was read"
+    )
 
 
 class PredictReply(BaseModel):

@@ -40,8 +40,8 @@ class AppSettings(Strict):
     )
     cpus_per_replica: float = Field(0.5, gt=0.0, description="CPUs Ray sets aside for a replica")
     gpus_per_replica: float = Field(0.0, ge=0.0, description="above 0 the replica sees CUDA")
-    body_timeout_s: float = Field(30.0, gt=0.0, description="a request body must be in by then")
-    max_body_bytes: int = Field(20 * 2**20, ge=1, description="largest request body")
+    body_timeout_s: float = Field(60.0, gt=0.0, description="a request body must be in by then")
+    max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_files: int = Field(64, ge=1, description="most files in one form")
 
     @model_validator(mode="after")

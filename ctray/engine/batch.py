@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
-import numpy as np
 
-from ctray.data.image.dispatch import EXTENSIONS, read_file
+from ctray import storage
+from ctray.data.image.dispatch import read_file
 from ctray.data.image.picture import ImageError
+from ctray.data.ingest.finding import find_images, masks_among
 from ctray.decision.prediction import Prediction
-from ctray.engine.predictor import Predictor
-from ctray.engine.table import Line
+from ctray.engine.predictor import ModelInput, Predictor
+from ctray.engine.table import Known, Line
 from ctray.errors import UserError
 
 _BATCH = 32
@@ -24,29 +25,40 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prediction, or the reason why there is none."""
+    """A prediction, or the reason why there is none.
+
+    Attributes:
+        prediction: None where there is an error.
+        error: the reason; "" without one.
+        warnings: of reading the image.
+    """
 
     prediction: Prediction | None
-    error: str
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def line(self, file: str, known: Known | None = None) -> Line:
+        """Its row of the table."""
+        return Line(file, self.prediction, self.error, known, "; ".join(self.warnings))
 
 
 def predict_many(
-    predictor: Predictor, jobs: Iterable[Job], load: Callable[[Job], np.ndarray | None]
+    predictor: Predictor, jobs: Iterable[Job], load: Callable[[Job], ModelInput | None]
 ) -> Iterator[tuple[Job, Outcome]]:
     """Predict every job, in order.
 
     Args:
         predictor: what to predict with.
         jobs: anything `load` understands.
-        load: job to engine input, uint8 (image_size, image_size); runs in threads. It raises
-            ImageError for an image that cannot be read, and returns None to leave the job out.
+        load: job to engine input; runs in threads. It raises ImageError for an image that cannot
+            be read, and returns None to leave the job out.
 
     Yields:
         Each job that was not left out, with its outcome.
     """
     cv2.setNumThreads(1)
 
-    def attempt(job: Job) -> np.ndarray | ImageError | None:
+    def attempt(job: Job) -> ModelInput | ImageError | None:
         try:
             return load(job)
         except ImageError as error:
@@ -56,47 +68,92 @@ def predict_many(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while batch := list(itertools.islice(remaining, _BATCH)):
             loaded = list(pool.map(attempt, batch))
-            readable = [item for item in loaded if isinstance(item, np.ndarray)]
+            readable = [item.pixels for item in loaded if isinstance(item, ModelInput)]
             predictions = iter(predictor.predict(readable))
             for job, item in zip(batch, loaded, strict=True):
-                if isinstance(item, np.ndarray):
-                    yield job, Outcome(next(predictions), "")
+                if isinstance(item, ModelInput):
+                    yield job, Outcome(next(predictions), warnings=item.warnings)
                 elif item is not None:
                     yield job, Outcome(None, str(item))
 
 
-def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Line]:
-    """Predict image files; one that cannot be opened or read gets its own error."""
+@dataclass(frozen=True)
+class File:
+    """A file to predict.
 
-    def load(path: Path) -> np.ndarray:
-        return predictor.read(read_file(path))
+    Attributes:
+        path: as it was named, or below the folder that was.
+        fault: why it is no image, where its first bytes have said so; "" otherwise.
+    """
 
-    for path, outcome in predict_many(predictor, paths, load):
-        yield Line(str(path), outcome.prediction, outcome.error)
+    path: Path
+    fault: str = ""
 
 
-def expand(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are named, folders as the image files below them, sorted, without masks.
+@dataclass(frozen=True)
+class Files:
+    """What was named to be predicted.
+
+    Attributes:
+        listed: a row each, in this order.
+        masks: number of masks beside images, which get none.
+    """
+
+    listed: tuple[File, ...]
+    masks: int
+
+
+def predict_files(predictor: Predictor, files: Iterable[File]) -> Iterator[Line]:
+    """Predict image files; one that cannot be opened or read gets its own error.
+
+    A file of several pages or frames is an error too: which of them is meant, nobody said.
+    """
+
+    def load(file: File) -> ModelInput:
+        if file.fault:
+            raise ImageError("unreadable", file.fault)
+        return predictor.read(read_file(file.path), file.path.name)
+
+    for file, outcome in predict_many(predictor, files, load):
+        yield outcome.line(str(file.path))
+
+
+def expand(named: Iterable[Path], table: Path) -> Files:
+    """Files as they are named, folders as all files at any depth below them, sorted by path.
+
+    Folders are listed as `ctray prepare` lists them: linked ones once, hidden ones and the system's
+    own not at all. The table itself, which an earlier command may have written, is left out too.
+
+    Args:
+        named: files and folders.
+        table: what the predictions will be written to.
 
     Raises:
-        UserError: a path that does not exist, or a folder without an image.
+        UserError: a path that does not exist, or a folder without a file.
     """
-    files: list[Path] = []
-    for path in paths:
+    listed: list[File] = []
+    masks = 0
+    for path in named:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if _is_image(p))
-            if not found:
-                raise UserError(f"{path} has no image file")
-            files += found
-        elif path.exists():
-            files.append(path)
+            root = storage.absolute(str(path))
+            names = storage.walk(root).files
+            found = find_images(root, names)
+            drawn = masks_among(found.images)
+            masks += len(drawn)
+            below = [
+                File(path / name, found.faults.get(name, ""))
+                for name in names
+                if name not in drawn and not _is_same(path / name, table)
+            ]
+            if not below:
+                raise UserError(f"{path} has no file to predict")
+            listed += below
+        elif os.path.lexists(path):
+            listed.append(File(path))
         else:
             raise UserError(f"no such file or folder: {path}")
-    return files
+    return Files(tuple(listed), masks)
 
 
-def _is_image(path: Path) -> bool:
-    # In the Kaggle layout `masks` beside `images` holds drawings, not films.
-    mask = path.parent.name == "masks" and (path.parent.parent / "images").is_dir()
-    named = path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    return named and not mask and path.is_file()
+def _is_same(path: Path, table: Path) -> bool:
+    return path.name == table.name and path.resolve() == table.resolve()

@@ -2,12 +2,13 @@
 
 One row a file, in the order the files were given:
 
-- `file`: its path, as it was named or as the store knows it
+- `file`: its path, as it was named or as the store knows it; a byte that is not UTF-8 as `\\xff`
 - `predicted`: the most probable class
 - `decision`: what to do with it (`ctray.decision.prediction.Decision`)
 - `confidence`: probability of `predicted`, 0–1
 - `p_<class>`: probability of each class, 0–1, in the bundle's order
 - `error`: why there is no prediction; then the columns above, but `file`, are empty
+- `warning`: what was passed over or guessed when the image was read; empty where nothing was
 
 Where the records are known, as in an evaluation, four more:
 
@@ -15,8 +16,11 @@ Where the records are known, as in an evaluation, four more:
 - `id`: of the record; "" when the image could not be read and came from a folder
 - `group`: what must not straddle splits: patient, series or cluster of near-duplicates
 - `source`: where the image comes from; "" when nobody said
+
+In a CSV file a text that a spreadsheet would take for a formula begins with an apostrophe.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +30,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ctray import storage
 from ctray.decision.prediction import Prediction
 from ctray.errors import UserError
+from ctray.words import printable
 
 KNOWN_COLUMNS = ("label", "id", "group", "source")
+# OWASP, CSV injection: with these a spreadsheet begins a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,14 @@ class Line:
         prediction: None where there is an error.
         error: the reason; "" without one.
         known: None where nothing is known of the record.
+        warning: see the columns; "" without one.
     """
 
     file: str
     prediction: Prediction | None
     error: str
     known: Known | None = None
+    warning: str = ""
 
 
 def probability_column(name: str) -> str:
@@ -78,6 +88,7 @@ def table_schema(classes: Iterable[str], known: bool) -> pa.Schema:
         ("confidence", pa.float64()),
         *((probability_column(name), pa.float64()) for name in classes),
         ("error", pa.string()),
+        ("warning", pa.string()),
         *((name, pa.string()) for name in (KNOWN_COLUMNS if known else ())),
     ]
     return pa.schema(fields)
@@ -134,48 +145,61 @@ class PredictionTable:
         return self.frame[self.frame["error"].notna()]
 
     def write(self, path: Path) -> None:
-        """Write it as the name's ending says; `check_table_path` has accepted the name."""
-        WRITERS[path.suffix](self, path)
+        """Write it as the name's ending says, over what is there; its folder is made.
+
+        `check_table_path` has accepted the path.
+        """
+        storage.write_bytes(str(path), WRITERS[path.suffix.lower()](self))
 
 
 def _cells(line: Line, classes: Iterable[str]) -> dict[str, Any]:
     prediction = line.prediction
     probabilities = prediction.probabilities if prediction else {}
     cells: dict[str, Any] = {
-        "file": line.file,
+        "file": printable(line.file),
         "predicted": prediction.predicted if prediction else None,
         "decision": prediction.decision if prediction else None,
         "confidence": prediction.confidence if prediction else None,
         **{probability_column(name): probabilities.get(name) for name in classes},
         "error": line.error or None,
+        "warning": line.warning or None,
     }
     if line.known is not None:
         cells |= {name: getattr(line.known, name) for name in KNOWN_COLUMNS}
     return cells
 
 
-def _write_csv(table: PredictionTable, path: Path) -> None:
-    table.frame.to_csv(path, index=False)
+def _csv(table: PredictionTable) -> bytes:
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    escaped = {name: table.frame[name].map(_not_a_formula, na_action="ignore") for name in texts}
+    return table.frame.assign(**escaped).to_csv(index=False).encode()
 
 
-def _write_parquet(table: PredictionTable, path: Path) -> None:
-    table.frame.to_parquet(path, index=False, schema=table.schema)
+def _not_a_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def _write_jsonl(table: PredictionTable, path: Path) -> None:
-    table.frame.to_json(path, orient="records", lines=True)
+def _parquet(table: PredictionTable) -> bytes:
+    buffer = io.BytesIO()
+    table.frame.to_parquet(buffer, index=False, schema=table.schema)
+    return buffer.getvalue()
 
 
-WRITERS: dict[str, Callable[[PredictionTable, Path], None]] = {
-    ".csv": _write_csv,
-    ".parquet": _write_parquet,
-    ".jsonl": _write_jsonl,
+def _jsonl(table: PredictionTable) -> bytes:
+    return table.frame.to_json(orient="records", lines=True).encode()
+
+
+WRITERS: dict[str, Callable[[PredictionTable], bytes]] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
 }
 
 
 def check_table_path(path: Path) -> None:
     """Raise UserError when a table cannot be written there, before any work is done."""
-    if path.suffix not in WRITERS:
+    if path.suffix.lower() not in WRITERS:
         raise UserError(f"{path}: the name must end in {', '.join(WRITERS)}", "out")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}", "out")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it", "out")
+    storage.check_writable(path.parent)

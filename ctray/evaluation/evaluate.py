@@ -9,6 +9,7 @@ from ctray.errors import UserError
 from ctray.evaluation.metrics import Metrics, score
 from ctray.evaluation.passes import Pass, Seen, score_folder, score_store
 from ctray.evaluation.report import write_report
+from ctray.evaluation.splits import DEFAULT_SPLIT, check_split
 from ctray.evaluation.summary import (
     Basis,
     BundleName,
@@ -19,8 +20,6 @@ from ctray.evaluation.summary import (
     summarise,
 )
 from ctray.provenance import versions
-
-DEFAULT_SPLIT = "test"
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,16 @@ def evaluate(
         include_training: score everything.
 
     Raises:
-        UserError: labels the bundle does not know, a store of another size, or nothing to score.
+        UserError: no such split, labels the bundle does not know, a store of another size, or
+            nothing to score.
     """
+    check_split(data, split)
     seen = Seen(
         predictor, trained=not include_training, chosen=not include_training and split != "val"
     )
     if is_store(data):
         split = split or DEFAULT_SPLIT
         scored = score_store(predictor, data, split, seen)
-    elif split is not None:
-        raise UserError(f"split {split!r} needs a store; {data} is not one", "split")
     else:
         scored = score_folder(predictor, data, seen)
     table = scored.table

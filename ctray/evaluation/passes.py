@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ctray.data.image.dispatch import decode_image
+from ctray.data.image.dispatch import decode_picture
 from ctray.data.image.preprocess import stored_to_input, to_input
 from ctray.data.ingest.listing import FileRecord, list_folder, read_bytes
-from ctray.data.manifest import SPLITS
 from ctray.data.store import Store, read_image, record_id
 from ctray.engine.batch import predict_many
-from ctray.engine.predictor import Predictor
+from ctray.engine.predictor import ModelInput, Predictor
 from ctray.engine.table import Known, Line, PredictionTable
 from ctray.errors import UserError
-
-_SCORABLE = (*SPLITS, "all")
+from ctray.words import printable
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,9 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
         seen: what to leave out.
 
     Raises:
-        UserError: no such split, images of another size, or classes the bundle does not know.
+        UserError: images of another size, or classes the bundle does not know.
     """
     spec = predictor.bundle.info.preprocess
-    if split not in _SCORABLE:
-        raise UserError(f"split {split!r} must be train, val, test or all", "split")
     store = Store.open(root)
     if store.size != spec.store_size:
         raise UserError(
@@ -94,8 +90,10 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
     jobs = [one for one in records.to_dict("records") if not seen.leaves_out(one["id"])]
     folder = str(store.root)
 
-    def load(record: dict[Any, Any]) -> np.ndarray:
-        return stored_to_input(read_image(folder, record["shard"], record["row"]), spec)
+    def load(record: dict[Any, Any]) -> ModelInput:
+        pixels = stored_to_input(read_image(folder, record["shard"], record["row"]), spec)
+        # Stores of an earlier version may lack the column.
+        return ModelInput(pixels, tuple(filter(None, [record.get("warning")])))
 
     places = {record["path"]: (record["shard"], record["row"]) for record in jobs}
 
@@ -105,7 +103,7 @@ def score_store(predictor: Predictor, root: Path, split: str, seen: Seen) -> Pas
     lines = []
     for record, outcome in predict_many(predictor, jobs, load):
         known = Known(record["label"], record["id"], record["group"], record["source"])
-        lines.append(Line(record["path"], outcome.prediction, outcome.error, known))
+        lines.append(outcome.line(record["path"], known))
     table = PredictionTable.of(predictor.bundle.info.classes, lines, known=True)
     trained_on, chosen_on = seen.count(records["id"])
     return Pass(
@@ -141,21 +139,23 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
     spec = predictor.bundle.info.preprocess
     # By path, of the images that could be read.
     ids: dict[str, str] = {}
-    uris = {file.path: file.uri for file in listing.files}
+    uris = {printable(file.path): file.uri for file in listing.files}
 
-    def load(file: FileRecord) -> np.ndarray | None:
-        image = decode_image(read_bytes(file.uri))
-        ids[file.path] = record_id(image)
-        return None if seen.leaves_out(ids[file.path]) else to_input(image, spec)
+    def load(file: FileRecord) -> ModelInput | None:
+        image = decode_picture(read_bytes(file.uri), file.path)
+        ids[file.path] = record_id(image.pixels)
+        if seen.leaves_out(ids[file.path]):
+            return None
+        return ModelInput(to_input(image.pixels, spec), image.warnings)
 
     def picture(file: str) -> np.ndarray:
-        return decode_image(read_bytes(uris[file]))
+        return decode_picture(read_bytes(uris[file])).pixels
 
     lines = []
     for file, outcome in predict_many(predictor, listing.files, load):
         record = ids.get(file.path, "")
         known = Known(file.label, record, file.group or record or file.path, file.source)
-        lines.append(Line(file.path, outcome.prediction, outcome.error, known))
+        lines.append(outcome.line(file.path, known))
     table = PredictionTable.of(predictor.bundle.info.classes, lines, known=True)
     trained_on, chosen_on = seen.count(ids.values())
     return Pass(

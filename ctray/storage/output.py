@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,15 @@ def check_empty(out: Path) -> None:
     """Raise UserError when a local folder to write already holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another folder or remove it", "out")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError when no file can be written into a local folder; it may be missing yet."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, not a folder: choose another place", "out")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"nothing can be written into {there}: choose another place", "out")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """Limits of a request body: its size, its time and its files, before anything is decoded."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
@@ -12,6 +15,8 @@ from starlette.requests import ClientDisconnect
 from serve.settings import AppSettings
 
 _MAX_FIELDS = 16
+# One parameter of a header: its name, and its value with the quotes.
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:\\.|[^"\\])*"|[^;]*)')
 
 
 class DeclaredSize:
@@ -99,13 +104,52 @@ async def form_files(
             raise HTTPException(400, "the form is cut short: its closing boundary is missing")
         if not parts:
             raise HTTPException(400, f"the form has no file in a field named {field!r}")
-        return [SentFile(part.filename, await part.read()) for part in parts]
+        return [SentFile(_name_of(part), await part.read()) for part in parts]
     finally:
         await form.close()
 
 
 class _FormParser(MultiPartParser):
+    """Also takes a part for a file whose only name is an extended one."""
+
     complete = False
+
+    def __init__(self, *args: Any, **limits: Any) -> None:
+        super().__init__(*args, **limits)
+        self._value = b""
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        # It comes in pieces; the base class gets it whole, at its end.
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        value, self._value = self._value, b""
+        if _extended_name(value.decode("latin-1")) is not None:
+            value += b'; filename=""'
+        super().on_header_value(value, 0, len(value))
+        super().on_header_end()
 
     def on_end(self) -> None:
         self.complete = True
+
+
+def _name_of(part: UploadFile) -> str | None:
+    extended = _extended_name(part.headers["content-disposition"])
+    return part.filename if extended is None else extended
+
+
+def _extended_name(disposition: str) -> str | None:
+    """A file name as RFC 5987 has it, `filename*=UTF-8''r%C3%B6ntgen.png`; None without one.
+
+    RFC 7578 forbids it in forms and many clients send it all the same. It comes before a plain one.
+    """
+    parameters = {name.lower(): value for name, value in _PARAMETER.findall(disposition)}
+    charset, mark, rest = parameters.get("filename*", "").strip(' \t"').partition("'")
+    if not mark:
+        return None
+    escaped = rest.partition("'")[2]
+    try:
+        return unquote_to_bytes(escaped).decode(charset)
+    except (LookupError, ValueError):
+        # Not a charset for texts, or bytes that it has not.
+        return escaped

@@ -14,7 +14,14 @@ from serve.problems import BUSY, problems
 from serve.schema import FilePrediction, ModelName, ModelReply, PredictReply, Refusal
 from serve.settings import AppSettings
 
-IMAGE_TYPES = ("image/png", "image/jpeg", "application/dicom", "application/octet-stream")
+# What a raw body may be declared as, beside every `image/…` and nothing at all. Its bytes decide
+# what it is; the declared type only tells what was sent here by mistake.
+RAW_TYPES = (
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/dicom",
+    "application/x-dicom",
+)
 FORM_TYPE = "multipart/form-data"
 FORM_FIELD = "file"
 
@@ -53,39 +60,50 @@ def router(host: ModelHost) -> APIRouter:
 
 async def _read_files(request: Request, settings: AppSettings) -> list[SentFile]:
     """The images of a request, at least one, not decoded."""
-    kind = _media_type(request)
+    is_form = _is_form(request)
     body = await read_body(request, settings)
     if not body:
         raise HTTPException(400, "the request has no body; send an image")
-    if kind == FORM_TYPE:
+    if is_form:
         return await form_files(request, body, FORM_FIELD, settings)
     return [SentFile(None, body)]
 
 
-def _media_type(request: Request) -> str:
-    header = request.headers.get("content-type", "")
+def _is_form(request: Request) -> bool:
+    """Whether the body is a form, by its declared type; otherwise it is an image.
+
+    Raises:
+        HTTPException: 415 it is declared as neither.
+    """
+    header = request.headers.get("content-type", "").strip()
+    if not header:
+        return False
     message = Message()
     message["content-type"] = header
-    if header and message.get_content_type() in (*IMAGE_TYPES, FORM_TYPE):
-        return message.get_content_type()
+    kind = message.get_content_type()
+    if kind.startswith("image/") or kind in (*RAW_TYPES, FORM_TYPE):
+        return kind == FORM_TYPE
     raise HTTPException(
         415,
-        f"content type {header!r} is not accepted; send {', '.join(IMAGE_TYPES)}, or {FORM_TYPE} "
-        f"with the images in {FORM_FIELD!r}",
+        f"content type {header!r} is not accepted; send image/png, another image type, "
+        f"{', '.join(RAW_TYPES)} or none with one image as the body, or {FORM_TYPE} with the "
+        f"images in {FORM_FIELD!r}",
     )
 
 
 async def _predict_file(host: ModelHost, predictor: Predictor, sent: SentFile) -> FilePrediction:
     try:
-        prediction = await host.predict_one(predictor, sent.data)
+        answer = await host.predict_one(predictor, sent.data, sent.name)
     except ImageError as error:
         return FilePrediction(file=sent.name, error=str(error))
+    prediction = answer.prediction
     return FilePrediction(
         file=sent.name,
         predicted=prediction.predicted,
         decision=prediction.decision,
         confidence=prediction.confidence,
         probabilities=prediction.probabilities,
+        warnings=list(answer.warnings),
     )
 
 
@@ -135,7 +153,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
     "content": {
-        **{kind: _BINARY for kind in IMAGE_TYPES},
+        **{kind: _BINARY for kind in ("image/*", *RAW_TYPES)},
         FORM_TYPE: {
             "schema": {
                 "type": "object",

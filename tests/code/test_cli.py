@@ -83,6 +83,15 @@ def test_the_verbs_are_listed_in_the_order_of_use_each_with_a_whole_sentence() -
 
 
 @pytest.mark.fast
+def test_a_path_that_is_not_utf_8_is_printed(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"r\xf6ntgen")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = ctray("phantom", "--images-per-class", 1, "--out", out, **strict)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("r\\udcf6ntgen\n")
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(("verb", "module"), [("search", "tuning.search"), ("serve", "serve")])
 def test_what_follows_another_programs_verb_is_handed_to_it_as_it_was_typed(
     verb: str, module: str, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +205,7 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
         ((*train, "--set", "freeze_epochs=99"), "freeze_epochs=99 is more than epochs="),
         ((*train, "--checkpoints", "/dev/null/x"), "checkpoints cannot be written to /dev/null/x"),
         (("evaluate", "/nowhere", "--data", images, "--out", out), "/nowhere is not a bundle"),
-        (("predict", "/nowhere", images, "--out", out / "x.csv"), "there is no folder"),
+        (("predict", "/nowhere", images, "--out", "/dev/null/x.csv"), "/dev/null is a file"),
         (("versions", "--registry", tmp_path), "no version in"),
         (("serve", "--registry", tmp_path), "nothing was promoted as 'chest'"),
         ((SEARCH, "--data", "/nowhere", "--out", out), "no such folder: /nowhere"),

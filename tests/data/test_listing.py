@@ -240,12 +240,27 @@ def test_a_table_labels_a_flat_folder_or_a_tree(tmp_path: Path, column: str) -> 
     assert masks(listing)["images/2.dcm"] == str(tmp_path / "masks/2.png")
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_wild_links_are_followed_but_no_folder_is_listed_twice(tmp_path: Path) -> None:
     make(tmp_path, "pool/1.png", "data/b/1.png")
     (tmp_path / "data" / "a").symlink_to(tmp_path / "pool")
     assert [file.path for file in list_folder(tmp_path / "data").files] == ["a/1.png", "b/1.png"]
     (tmp_path / "pool" / "up").symlink_to(tmp_path / "pool")
-    with pytest.raises(UserError, match="leads back"):
+    # Each of forty folders links to all the others: 2^40 ways through them.
+    for number in range(40):
+        (tmp_path / "data" / "b" / f"{number}").mkdir()
+        for other in range(40):
+            (tmp_path / "data" / "b" / f"{number}" / f"to{other}").symlink_to(f"../{other}")
+    listing = list_folder(tmp_path / "data")
+    assert [file.path for file in listing.files] == ["a/1.png", "b/1.png"]
+    passed = storage.walk(str(tmp_path / "data")).passed
+    assert len(passed) == 1 + 40 * 40
+    assert passed[0] == ("a/up", "leads to a folder that is listed already")
+
+
+def test_wild_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "data/a/1.png", "data/b/1.png", "else/1.png")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"a/up leads back to a folder it lies in"):
         list_folder(tmp_path / "data")
 
 

@@ -109,7 +109,7 @@ def test_predict_answers_every_readable_file_and_names_the_others(
     frame = read(out)
     probabilities = [name for name in frame if name.startswith("p_")]
     assert list(frame.columns) == [
-        "file", "predicted", "decision", "confidence", *probabilities, "error",
+        "file", "predicted", "decision", "confidence", *probabilities, "error", "warning",
     ]  # fmt: skip
     assert len(probabilities) == 4
     good, failed = frame[:5], frame.iloc[5]
@@ -171,3 +171,26 @@ def test_wrong_output_names_are_refused_before_any_work(run: Path, images: Path)
         invoke("explain", run / "bundle", images / "README.md", "--out", "out.jpg")
     with pytest.raises(UserError, match="no such file or folder"):
         invoke("predict", run / "bundle", "/nowhere", "--out", "out.csv")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("split", "sentence"),
+    [("nope", "'nope' must be train, val, test or all"), ("val", "'val' needs a store; .* is not")],
+)
+def test_a_wrong_split_is_said_before_the_bundle_is_opened(
+    tmp_path: Path, split: str, sentence: str
+) -> None:
+    places = ("/no/bundle", "--data", tmp_path, "--out", tmp_path / "report")
+    with pytest.raises(UserError, match=sentence) as caught:
+        invoke("evaluate", *places, "--split", split)
+    assert caught.value.arguments == ("split",)
+
+
+@pytest.mark.fast
+def test_a_report_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    data = write_folder(PhantomSpec(images_per_class=1, size=64), tmp_path / "data")
+    for out in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(UserError, match=r"file is a file, not a folder"):
+            invoke("evaluate", "/no/bundle", "--data", data, "--out", out)

@@ -55,8 +55,8 @@ def png(seed: int, side: int = 96) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def dicom(seed: int) -> bytes:
-    """A 12-bit MONOCHROME1 DICOM file."""
+def dicom(seed: int, height: int = 80, width: int = 80) -> bytes:
+    """A 12-bit MONOCHROME1 DICOM file of noise, not compressed."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -64,12 +64,12 @@ def dicom(seed: int) -> bytes:
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID = meta.MediaStorageSOPClassUID
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    dataset.Rows = dataset.Columns = 80
+    dataset.Rows, dataset.Columns = height, width
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME1"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.PixelRepresentation = 0
-    pixels = np.random.default_rng(seed).integers(0, 4096, (80, 80), dtype=np.uint16)
+    pixels = np.random.default_rng(seed).integers(0, 4096, (height, width), dtype=np.uint16)
     dataset.PixelData = pixels.tobytes()
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset)

@@ -26,8 +26,7 @@ import serve
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import promote
 from ctray.data.image.picture import ImageError
-from ctray.decision.prediction import Prediction
-from ctray.engine.predictor import Predictor
+from ctray.engine.predictor import Answer, Predictor
 from ctray.errors import UserError
 from serve.app import Classifier, app
 from serve.settings import AppSettings, EngineName, ServedBundle
@@ -131,7 +130,7 @@ def test_requests_on_torch_share_batches(bundle: Path, other_bundle: Path) -> No
         batches = spy_on_batches(first)
         pictures = [*(png(seed) for seed in range(9)), b"not an image"]
         *good, bad = await asyncio.gather(
-            *(host.predict_one(first, data) for data in pictures), return_exceptions=True
+            *(host.predict_one(first, data, None) for data in pictures), return_exceptions=True
         )
         assert isinstance(bad, ImageError)
         assert sum(batches) == 9
@@ -140,7 +139,11 @@ def test_requests_on_torch_share_batches(bundle: Path, other_bundle: Path) -> No
 
         # While a bundle is being swapped a batch may hold requests of both models.
         mixed = await asyncio.gather(
-            *(host.predict_one(owner, png(seed)) for seed in range(4) for owner in (first, second))
+            *(
+                host.predict_one(owner, png(seed), None)
+                for seed in range(4)
+                for owner in (first, second)
+            )
         )
         assert_as_alone(first, [png(seed) for seed in range(4)], mixed[::2])
         assert_as_alone(second, [png(seed) for seed in range(4)], mixed[1::2])
@@ -148,14 +151,12 @@ def test_requests_on_torch_share_batches(bundle: Path, other_bundle: Path) -> No
     asyncio.run(scenario())
 
 
-def assert_as_alone(
-    predictor: Predictor, pictures: list[bytes], predictions: list[Prediction]
-) -> None:
-    """The predictions are those of each picture alone; the two models differ by more."""
-    for data, prediction in zip(pictures, predictions, strict=True):
-        [alone] = predictor.predict([predictor.read(data)])
+def assert_as_alone(predictor: Predictor, pictures: list[bytes], answers: list[Answer]) -> None:
+    """The answers are those of each picture alone; the two models differ by more."""
+    for data, answer in zip(pictures, answers, strict=True):
+        alone = predictor.answer(data).prediction.probabilities
         # bf16 sums in another order in a larger batch.
-        assert prediction.probabilities == pytest.approx(alone.probabilities, abs=1e-2)
+        assert answer.prediction.probabilities == pytest.approx(alone, abs=1e-2)
 
 
 def test_a_first_bundle_that_cannot_be_loaded_is_an_error(bundle: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ctray.artefact.registry import promote
 from ctray.errors import UserError
 from ctray.process import free_port
 from serve.__main__ import main
+from serve.settings import ServiceSettings
 
 
 def run(*arguments: str) -> Result:
@@ -68,6 +69,20 @@ def test_it_answers_before_anything_heavy_is_imported(
     assert sentence in re.sub(r"[\s│]+", " ", " ".join(said))
     assert "serve.settings" in imports
     assert {"torch", "ray", "openvino", "cv2", "timm", "fastapi"} & set(imports) == set()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("given", [(), ("--max-body-bytes", "1000000")], ids=["default", "given"])
+def test_the_largest_body_is_an_option(
+    given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[ServiceSettings] = []
+    monkeypatch.setattr(
+        "serve.__main__.serve_until_stopped", lambda _, chosen: served.append(chosen)
+    )
+    assert run("/a/bundle", *given).exit_code == 0
+    [settings] = served
+    assert settings.max_body_bytes == (1_000_000 if given else 64 * 2**20)
 
 
 @pytest.mark.fast

@@ -145,7 +145,7 @@ def read_folder(root: str, columns: Mapping[str, str]) -> FolderContents:
         UserError: no class folder, a class without an image, a table that names no file here or
             that gives a file another split than its folder.
     """
-    files, folders = storage.walk(root)
+    files, folders, _ = storage.walk(root)
     metadata = None
     if METADATA in files:
         metadata = read_table(storage.join(root, METADATA), "file", columns)
