@@ -129,12 +129,13 @@ def _lend_val(
     )
     said: list[str] = []
     total = 0
-    for label, groups in members.groupby("label")["group"]:
+    for label, rows in members.groupby("label"):
+        groups = set(rows["group"])
         lacks = all(assigned[group] != "val" for group in groups)
         if not (lacks or everywhere):
             continue
         moved = 0
-        for group in sorted(given & set(groups), key=lambda group: (position(group), group)):
+        for group in sorted(given & groups, key=lambda group: (position(group), group)):
             # Of a class that is too small for its share the nearest group is lent, as elsewhere.
             wanted = position(group) < share or (lacks and not moved)
             spare = all(train[name] > 1 for name in classes_of[group])
