@@ -123,6 +123,8 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
         UserError: images without a label, or classes the bundle does not know.
     """
     listing = list_folder(data)
+    if listing.hints and not set(listing.classes) <= set(predictor.bundle.info.classes):
+        raise UserError(listing.hints[0])
     _check_classes(predictor, listing.classes)
     left_out = [file for file in listing.files if file.reason]
     if left_out:

@@ -91,14 +91,17 @@ def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
 
 def test_masks_travel_with_their_images(tmp_path: Path) -> None:
     make(tmp_path, "a/images/1.png", "a/images/2.png", "a/masks/1.bmp", "a/masks/9.png")
-    make(tmp_path, "a/overlay.png", "b/1.png", "b/masks/1.png", "SYNTHETIC")
+    make(tmp_path, "a/heat/1.png", "b/1.png", "b/masks/1.png", "SYNTHETIC")
+    make(tmp_path, "a/images/p/3.png", "a/masks/p/3.png", "b/deep/4.jpg", "b/deep/masks/4.png")
     listing = list_folder(tmp_path)
     assert masks(listing) == {
         "a/images/1.png": str(tmp_path / "a/masks/1.bmp"),
         "a/images/2.png": "",
+        "a/images/p/3.png": str(tmp_path / "a/masks/p/3.png"),
         "b/1.png": str(tmp_path / "b/masks/1.png"),
+        "b/deep/4.jpg": str(tmp_path / "b/deep/masks/4.png"),
     }
-    assert listing.ignored == ("a/overlay.png",)
+    assert listing.ignored == ("a/heat/1.png",)
     assert listing.synthetic
 
 
@@ -217,7 +220,7 @@ def test_one_folder_called_test_is_a_class(tmp_path: Path) -> None:
 
 
 def test_a_dicom_tree_needs_no_suffixes(tmp_path: Path) -> None:
-    make(tmp_path, "a/p1/s1/x.dcm", "a/p1/s2/y.DICOM", "b/p2/notes", "b/p2/x.2")
+    make(tmp_path, "a/p1/s1/x.dcm", "a/p1/s2/y.DICOM", "b/p2/notes.txt", "b/p2/README")
     for name in ("a/p1/s1/IM0001", "b/p2/1.2.840.10008.5", "b/DICOMDIR"):
         (tmp_path / name).write_bytes(dicom())
     listing = list_folder(tmp_path)
@@ -227,7 +230,7 @@ def test_a_dicom_tree_needs_no_suffixes(tmp_path: Path) -> None:
         "a/p1/s2/y.DICOM": "a",
         "b/p2/1.2.840.10008.5": "b",
     }
-    assert listing.ignored == ("b/DICOMDIR", "b/p2/notes", "b/p2/x.2")
+    assert listing.ignored == ("b/DICOMDIR", "b/p2/README", "b/p2/notes.txt")
 
 
 @pytest.mark.parametrize("column", ["label", "class"])

@@ -99,10 +99,10 @@ def masks_among(images: Iterable[str]) -> dict[str, str]:
     }
 
 
-def image_key(name: str) -> str:
-    """What `masks_among` calls an image: its path without `images` and its suffix."""
+def image_key(name: str, folder: str = IMAGES) -> str:
+    """What `masks_among` calls an image: its path without its suffix and this folder."""
     parts = name.split("/")
-    place = next((i for i in range(len(parts) - 2, -1, -1) if parts[i].casefold() == IMAGES), None)
+    place = next((i for i in range(len(parts) - 2, -1, -1) if parts[i].casefold() == folder), None)
     if place is not None:
         del parts[place]
     return _stem("/".join(parts))

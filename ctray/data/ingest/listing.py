@@ -16,17 +16,16 @@ from urllib.parse import urlsplit
 
 from ctray import storage
 from ctray.data.image.picture import ImageError
-from ctray.data.ingest.downloads.reading import Choice, check_choice, read_download
-from ctray.data.ingest.layouts import (
-    MANIFESTS,
-    FileRecord,
-    FolderContents,
-    read_folder,
-    read_manifest,
-)
+from ctray.data.ingest.downloads.reading import FOLDERS, Choice, check_choice, read_download
+from ctray.data.ingest.folders import MANIFESTS
+from ctray.data.ingest.layouts import read_folder
+from ctray.data.ingest.manifests import read_manifest
+from ctray.data.ingest.matching import tidy
+from ctray.data.ingest.records import FileRecord, FolderContents
 from ctray.data.ingest.tables import ROLES, listed, suffix
 from ctray.data.store import INFO
 from ctray.errors import UserError
+from ctray.words import printable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _ANY = Choice()
@@ -73,11 +72,13 @@ class Listing:
         roots: the inputs, absolute paths or URIs, in their order.
         files: input by input, sorted by path within each; no path twice.
         classes: sorted labels of the files and stores, without the empty one.
-        ignored: files that are not images by name.
+        ignored: files that nothing was made of.
         synthetic: whether any input was drawn, not taken from patients.
         stores: the inputs that are stores; none of their records is in `files`.
         notes: sentences on how inputs were read.
         unmatched: sentences on rows of tables without a file and files without a row.
+        warnings: sentences to print, also those of `unmatched` that no note has.
+        hints: of inputs whose classes may be one folder further down, where that is.
     """
 
     roots: tuple[str, ...]
@@ -88,6 +89,8 @@ class Listing:
     stores: tuple[StoreInput, ...] = ()
     notes: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
 
 def parse_input(text: str) -> DataInput:
@@ -164,7 +167,11 @@ def list_inputs(
         stores=tuple(part.store for part in parts if part.store),
         notes=tuple(note for part in parts for note in part.notes),
         unmatched=tuple(sentence for part in parts for sentence in part.unmatched),
+        warnings=tuple(sentence for part in parts for sentence in part.warnings),
+        hints=tuple(part.hint for part in parts if part.hint),
     )
+    if len(listing.hints) == len(parts) > 1:
+        raise UserError(listing.hints[0])
     check_spelling(listing.classes)
     return listing if group_regex is None else _with_groups(listing, group_regex)
 
@@ -197,6 +204,8 @@ class _Part:
     store: StoreInput | None = None
     notes: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hint: str = ""
 
 
 def _roots(inputs: Sequence[DataInput]) -> tuple[str, ...]:
@@ -239,7 +248,8 @@ def _list_input(
         _check_no_choice(given.uri, choice)
     if storage.is_file(root):
         if suffix(root) not in MANIFESTS:
-            raise UserError(f"{root} is neither a folder nor a manifest (.csv, .tsv or .parquet)")
+            kinds = listed(sorted(MANIFESTS))
+            raise UserError(f"{root} is neither a folder nor a manifest ({kinds})")
         return _list_contents(given, read_manifest(root, columns), prefix, classes)
     if not storage.is_folder(root):
         kind = "file" if suffix(root) in MANIFESTS else "folder"
@@ -249,7 +259,7 @@ def _list_input(
     contents = read_download(root, columns, choice)
     if contents is None:
         _check_no_choice(given.uri, dataclasses.replace(choice, layout=""))
-        contents = read_folder(root, columns)
+        contents = read_folder(root, columns, sure=choice.layout == FOLDERS)
     return _list_contents(given, contents, prefix, classes)
 
 
@@ -293,10 +303,12 @@ def _list_contents(
         classes=frozenset(file.label for file in files if file.label),
         synthetic=contents.synthetic,
         files=files,
-        ignored=tuple(prefix + name for name in contents.ignored),
+        ignored=tuple(prefix + printable(name) for name in contents.ignored),
         columns=tuple(name for table in contents.tables for name in table.columns),
         notes=tuple(f"{given.uri} is {note}" for note in contents.notes),
         unmatched=tuple(f"{given.uri}: {sentence}" for sentence in contents.unmatched),
+        warnings=tuple(f"{given.uri}: {sentence}" for sentence in contents.warnings),
+        hint=contents.hint,
     )
 
 
@@ -343,7 +355,13 @@ def _placed(file: FileRecord, prefix: str, label: str, source: str) -> FileRecor
     if source and file.source:
         meta = {**meta, "source": file.source}
     return dataclasses.replace(
-        file, path=prefix + file.path, label=label, source=source or file.source, meta=meta
+        file,
+        path=prefix + printable(file.path),
+        uri=storage.printable_uri(file.uri),
+        mask=storage.printable_uri(file.mask),
+        label=label,
+        source=source or file.source,
+        meta=meta,
     )
 
 
@@ -357,13 +375,15 @@ def _check_columns(columns: Mapping[str, str], known: Sequence[str], roots: Sequ
 
 
 def check_spelling(classes: Sequence[str]) -> None:
-    """Raise UserError for classes that differ in letter case only."""
+    """Raise UserError for classes that differ in letter case, spaces or Unicode form only."""
     folded: dict[str, str] = {}
     for name in classes:
-        other = folded.setdefault(name.casefold(), name)
+        other = folded.setdefault(tidy(name).casefold(), name)
         if other != name:
+            alike = other.casefold() == name.casefold()
+            how = "letter case" if alike else "spaces or the form of letters"
             raise UserError(
-                f"the classes {other!r} and {name!r} differ in letter case only: "
+                f"the classes {other!r} and {name!r} differ in {how} only: "
                 f"map {other}={name} if they are one"
             )
 

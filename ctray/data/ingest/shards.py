@@ -18,13 +18,14 @@ import pandas as pd
 import pyarrow as pa
 import ray
 
+from ctray import storage
 from ctray.data.image.dispatch import decode
 from ctray.data.image.picture import ImageError, Picture
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import perceptual_hash
 from ctray.data.ingest.earlier import Base
-from ctray.data.ingest.layouts import FileRecord
 from ctray.data.ingest.listing import read_bytes
+from ctray.data.ingest.records import FileRecord
 from ctray.data.manifest import META, ManifestRow, column_types
 from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 
@@ -173,7 +174,7 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
         try:
             data = read_bytes(uri)
             known = replace(known, bytes=len(data))
-            pictures = decode(data, uri.rpartition("/")[2].partition("?")[0])
+            pictures = decode(data, storage.plain(uri).rpartition("/")[2])
         except ImageError as error:
             rows.append(replace(known, status=error.fault, reason=str(error)))
             continue
@@ -181,7 +182,8 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
         for picture in pictures:
             row = _described(known, picture)
             has_mask = mask is not None
-            rows.append(replace(row, row=len(images), mask=has_mask, warning=complaint))
+            warning = "; ".join([*picture.warnings, *([complaint] if complaint else ())])
+            rows.append(replace(row, row=len(images), mask=has_mask, warning=warning))
             images.append(to_store(picture.pixels, size))
             masks.append(mask)
     if images:

@@ -69,8 +69,9 @@ class Origin:
         size: side of the stored images in px.
         fingerprint: of the store; it also chooses the images shown, so a report can be repeated.
         synthetic: whether the images were drawn by a program, not taken from patients.
-        ignored: paths of the files that are not images by name.
+        ignored: paths of the files that nothing was made of.
         info: see `ctray.data.ingest.report.write_report`.
+        notices: sentences on the set as a whole.
     """
 
     classes: Sequence[str]
@@ -79,6 +80,7 @@ class Origin:
     synthetic: bool
     ignored: Sequence[str]
     info: dict[str, Any]
+    notices: Sequence[str] = ()
 
     @property
     def shares(self) -> dict[str, float]:
@@ -133,6 +135,7 @@ def summarise(
         "duplicates": _duplicates(pairs),
         "quarantine": _quarantine(manifest),
         "warnings": _warnings(manifest),
+        "notices": [str(notice) for notice in origin.notices],
         "split_table": _split_table(usable, classes, origin.shares),
         "ignored": {
             "n": len(origin.ignored),

@@ -22,7 +22,8 @@ from ctray.data.ingest.downloads import (
 )
 from ctray.data.ingest.downloads.choosing import Fault, class_of, sentence, spelt, view_fault
 from ctray.data.ingest.downloads.tree import Download, Entry, Tree
-from ctray.data.ingest.layouts import FileRecord, FolderContents, read_folder
+from ctray.data.ingest.layouts import read_folder
+from ctray.data.ingest.records import FileRecord, FolderContents
 from ctray.data.ingest.tables import Table, listed, repository, suffix
 from ctray.errors import UserError
 from ctray.synthetic.marker import SYNTHETIC_MARKER
