@@ -15,7 +15,7 @@ from ctray.data.stream import smallest_share, steps_per_epoch
 from ctray.errors import UserError
 from ctray.training.following import RunListener, message_queue
 from ctray.training.history import HistoryRow
-from ctray.training.job import Outcome, make_job
+from ctray.training.job import TrainingEnd, make_job
 from ctray.training.plan import Plan
 from ctray.training.ray_train import build_trainer, fit
 from ctray.training.run import recorded_recipe, write_config
@@ -157,7 +157,9 @@ def _run(
         message_queue(trackers, listener) as messages,
     ):
         config = {"job": job, "messages": messages}
-        outcome: Outcome = fit(build_trainer(train_loop, config, plan, scratch, _RESTARTS), again)
+        outcome: TrainingEnd = fit(
+            build_trainer(train_loop, config, plan, scratch, _RESTARTS), again
+        )
         if "error" in outcome:
             sentence, arguments = outcome["error"], outcome["arguments"]
             if outcome["is_unsaved"]:
