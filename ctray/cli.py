@@ -11,7 +11,7 @@ import typer
 
 from ctray import __version__
 from ctray.artefact import DEFAULT_NAME
-from ctray.config import PreprocessSpec, Recipe, parse_assignments
+from ctray.config import PreprocessSpec, Recipe, parse_assignments, read_yaml
 from ctray.console import (
     BUNDLE_HELP,
     DATA_HELP,
@@ -25,6 +25,7 @@ from ctray.console import (
     run_app,
 )
 from ctray.errors import UserError
+from ctray.words import counted, printable
 
 # Heavy imports (Ray, torch) wait inside the verbs: `--help` and mistakes answer at once.
 
@@ -232,24 +233,32 @@ def train(
     chosen = {"epochs": epochs, "backbone": backbone, "seed": seed}
     overrides = parse_assignments(set_ or [])
     overrides |= {key: value for key, value in chosen.items() if value is not None}
-    settings = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
+    asked = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
 
     from ctray import storage
-    from ctray.data.ingest.opening import check_data, open_or_prepare
+    from ctray.data.ingest.opening import check_data, known_store, open_or_prepare
     from ctray.models.names import check_backbone
     from ctray.process import import_meanwhile
     from ctray.session import ray_session
+    from ctray.training.fitting import fitted, schedule, with_short_refit
     from ctray.training.plan import make_plan, parse_workers
-    from ctray.training.run import finished_metrics, run_folder, start_of_process
+    from ctray.training.run import finished_bundle, run_folder, start_of_process
 
+    given = overrides.keys() | (read_yaml(config).keys() if config else ())
+    asked = with_short_refit(asked, given)
     most, least = parse_workers(workers)
-    check_backbone(settings.backbone)
+    check_backbone(asked.backbone)
     check_data(data)
-    done = finished_metrics(out, settings, data)
+    known = known_store(data, out / "store")
+    settings = fitted(asked, given, known) if known else asked
+    done = finished_bundle(out, settings, data)
     if done is not None:
-        print(f"finished already, nothing to do: validation {_scores(done)}")
+        before = " before its refit" if done.recipe.refit_epochs else ""
+        print(f"finished already, nothing to do: validation {_scores(done.metrics)}{before}")
         print(f"bundle: {out / 'bundle'}")
         return
+    if known:
+        print(f"plan: {schedule(settings, asked, known)}", flush=True)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()
@@ -260,13 +269,28 @@ def train(
         from ctray.training.trainer import train as train_run
 
         plan = make_plan(most, least=least)
-        store = open_or_prepare(data, out / "store")
+        store = known or open_or_prepare(data, out / "store")
         print_store(store)
+        if not known:
+            settings = fitted(asked, given, store)
+            print(f"plan: {schedule(settings, asked, store)}")
         print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
         with Terminal(error_console(), started) as terminal:
             best = train_run(settings, store, out, plan, terminal, folder)
-    print(f"best: step {best['step']}, validation {_scores(best)}")
+    _print_trained(settings, best)
     print(f"bundle: {out / 'bundle'}")
+
+
+def _print_trained(settings: Recipe, best: Mapping[str, Any]) -> None:
+    """Say which evaluation was the best, and whether the bundle's weights are of it."""
+    if not settings.refit_epochs:
+        print(f"best: step {best['step']}, validation {_scores(best)}")
+        return
+    print(f"chosen for the refit: step {best['step']}, validation {_scores(best)}")
+    print(
+        f"the bundle has the weights after the refit ({counted(settings.refit_epochs, 'epoch')}, "
+        "validation records too): those figures are not theirs, see `ctray evaluate`"
+    )
 
 
 def _scores(row: Mapping[str, Any]) -> str:
@@ -341,7 +365,6 @@ def predict(
     from ctray.engine.batch import expand, predict_files
     from ctray.engine.predictor import Predictor
     from ctray.engine.table import PredictionTable, check_table_path
-    from ctray.words import counted, printable
 
     check_table_path(out)
     files = expand(paths, out)

@@ -17,8 +17,9 @@ from torch.nn import functional
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.parts import is_bundle
 from ctray.config import Recipe
+from ctray.data.batches import share_of
 from ctray.data.store import Store
-from ctray.data.stream import Batch, Stream, share_of
+from ctray.data.stream import Batch, Stream
 from ctray.errors import UserError
 from ctray.models.backbones import (
     build_model,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from ctray import storage
 from ctray.config import Recipe
+from ctray.data.batches import smallest_share
 from ctray.data.store import Store
-from ctray.data.stream import smallest_share, steps_per_epoch
 from ctray.errors import UserError
+from ctray.training.fitting import check_records
 from ctray.training.following import RunListener, message_queue
 from ctray.training.history import HistoryRow
 from ctray.training.job import TrainingEnd, make_job
@@ -34,10 +35,7 @@ _AGAIN = "resume the run"
 
 def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
     """Raise UserError for every mistake that can be known before a worker starts."""
-    for split in ("train", "val"):
-        if len(store.records(split)) == 0:
-            raise UserError(f"the {split} split is empty: a class needs at least three patients")
-    steps_per_epoch(len(store.records("train")), recipe.batch_size)
+    check_records(recipe, store)
     # A batch is shared in pairs, and a worker without a record would not keep step.
     least = 2 * plan.workers - 1
     if recipe.batch_size < least:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.util.queue import Queue
 
-from ctray.data.stream import smallest_share
+from ctray.data.batches import smallest_share
 from ctray.errors import UserError
 from ctray.training.job import Job, Reporter, TrainingEnd
 
