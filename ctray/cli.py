@@ -434,6 +434,8 @@ def versions(
     from ctray.artefact import registry as registry_module
 
     place = registry or registry_module.default_registry()
+    if name:
+        registry_module.check_name(place, name)
     names = [name] if name else registry_module.names(place)
     found = [version for n in names for version in registry_module.list_versions(place, n)]
     if not found:

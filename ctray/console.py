@@ -215,11 +215,15 @@ def print_store(store: "Store") -> None:
 
 
 def promote_and_print(bundle: str, registry: str | None, name: str) -> None:
-    """Put a bundle into the registry as the production one, and say so."""
+    """Put a bundle into the registry as the production one, and say so, with its caveats."""
+    from ctray.artefact.bundle import read_info
+    from ctray.artefact.caveats import caveats
     from ctray.artefact.registry import default_registry, promote
 
     done = promote(bundle, registry or default_registry(), name)
     print(f"{done.name} version {done.version} is in production: {done.uri}")
+    for caveat in caveats(read_info(done.uri)):
+        print(f"note: {caveat}")
 
 
 def error_console() -> "Console":

@@ -128,8 +128,10 @@ def test_a_missing_file_is_one_sentence(bundle: Path, name: str) -> None:
 
 
 def test_nothing_in_it_is_a_pickle(bundle: Path) -> None:
+    # A checksum that begins with c is, to pickle, the name of a module, which nobody has.
+    errors = (pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError, ImportError)
     for file in bundle.iterdir():
-        with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError)):
+        with pytest.raises(errors):
             pickle.loads(file.read_bytes())
     assert safetensors.torch.load_file(bundle / "weights.safetensors")
     assert json.loads((bundle / "bundle.json").read_text())["schema_version"] == SCHEMA
