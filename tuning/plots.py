@@ -143,7 +143,7 @@ def _draw_curve(
         linestyle=_DASHES[curve.state],
         marker="o",
         # A trial with a single evaluation has no line, only this.
-        markersize=2 + linewidth,
+        markersize=2 + linewidth if len(curve.epochs) > 1 else 5 + linewidth,
         gid=gid,
     )
 

@@ -173,6 +173,15 @@ def test_learning_curves_are_of_the_primary_measure(tmp_path: Path) -> None:
         assert heights == sorted(heights, reverse=name == "rises")
 
 
+def test_a_single_evaluation_is_seen_though_it_has_no_line(tmp_path: Path) -> None:
+    trials = [trial(0, (0.7,)), trial(1, (0.6,)), trial(2, (0.5, 0.6))]
+    html = page(tmp_path, trials, trials[0], max_epochs=1)
+    assert points(html, "curves-chosen") != []
+    # Circles by their radius, not the ticks: chosen and other alone, and one of a line.
+    found = re.findall(r'<path id="curves-\w+" d="M 0 ([\d.]+)', html)
+    assert sorted(float(radius) for radius in found if float(radius)) == [1.5, 3.0, 4.0]
+
+
 def test_parallel_coordinates_are_of_every_scored_trial(tmp_path: Path) -> None:
     trials = study()
     html = page(tmp_path, trials, trials[2])
