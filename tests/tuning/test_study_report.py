@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_kit import TELEPHONE, laid_out
 from study_kit import (
     LATENCY,
     LOSS,
@@ -224,3 +225,13 @@ def test_the_chosen_one_must_be_a_scored_trial_of_the_study(tmp_path: Path, chos
     with pytest.raises(ValueError, match=f"trial {chosen.number} is not a scored trial"):
         write_study(tmp_path / "study.html", study(), chosen, context())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_telephone_the_page_is_no_wider_and_wide_plots_scroll(tmp_path: Path) -> None:
+    trials = costly_study()
+    html = page(tmp_path, trials, trials[1], objectives=(MACRO_F1, LATENCY, SIZE))
+    layout = laid_out(html)
+    assert layout.width <= TELEPHONE
+    # Score against latency, progress, curves, parallel coordinates, timeline; two tables.
+    assert len(layout.scrolled) == 7
+    assert laid_out(html, 1200).scrolled == []
