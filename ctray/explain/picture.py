@@ -3,6 +3,7 @@
 import io
 import textwrap
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ def draw(
     name = textwrap.shorten(prediction.predicted, _NAME, placeholder="…") or "…"
     said = f"{name}: probability {prediction.confidence:.3f}"
 
-    def write(text: str, x: float, y: float, size: float, **style: str) -> None:
+    def write(text: str, x: float, y: float, size: float, **style: Any) -> None:
         # From the lower left, px; a dollar sign in a name is a dollar sign, not mathematics.
         figure.text(x / wide, y / tall, text, fontsize=size, parse_math=False, **style)
 
