@@ -24,8 +24,8 @@ from ray.util import placement_group_table
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import production
 from ctray.config import Recipe
+from ctray.data.batches import steps_per_epoch
 from ctray.data.store import Store
-from ctray.data.stream import steps_per_epoch
 from ctray.engine.latency import latency_ms
 from ctray.engine.loading import load_engine
 from ctray.errors import UserError
