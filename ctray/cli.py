@@ -398,7 +398,7 @@ def explain(
     if not is_one:
         check_empty(out)
     files = expand(paths, out)
-    wanted = [(files.paths[0], out)] if is_one else places(files.paths, out)
+    wanted = [(files.listed[0], out)] if is_one else places(files.listed, out)
     predictor = Predictor.load(bundle)
     drawn = 0
     for one in track(

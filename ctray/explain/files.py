@@ -10,6 +10,7 @@ from ctray.data.image.dispatch import decode_picture, read_file
 from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import to_input
 from ctray.decision.prediction import Prediction
+from ctray.engine.batch import File
 from ctray.engine.predictor import Predictor
 from ctray.explain.gradcam import Evidence
 from ctray.explain.picture import draw
@@ -36,7 +37,7 @@ class Explained:
     warnings: tuple[str, ...] = ()
 
 
-def explain_files(predictor: Predictor, wanted: Iterable[tuple[Path, Path]]) -> Iterator[Explained]:
+def explain_files(predictor: Predictor, wanted: Iterable[tuple[File, Path]]) -> Iterator[Explained]:
     """Write a PNG for each file that can be read; folders are made.
 
     Args:
@@ -48,7 +49,11 @@ def explain_files(predictor: Predictor, wanted: Iterable[tuple[Path, Path]]) -> 
     """
     bundle = predictor.bundle
     evidence = Evidence(bundle)
-    for file, place in wanted:
+    for listed, place in wanted:
+        file = listed.path
+        if listed.fault:
+            yield Explained(file, place, None, listed.fault)
+            continue
         try:
             picture = decode_picture(read_file(file), file.name)
         except ImageError as error:
@@ -62,14 +67,14 @@ def explain_files(predictor: Predictor, wanted: Iterable[tuple[Path, Path]]) -> 
         yield Explained(file, place, prediction, warnings=picture.warnings)
 
 
-def places(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
+def places(files: Sequence[File], folder: Path) -> list[tuple[File, Path]]:
     """Each file, and where its picture goes: as they lie beside each other, so do the pictures.
 
     A picture has the file's whole name, so that `1.dcm` and `1.jpg` do not meet: `1.dcm.png`.
     """
-    absolute = [Path(os.path.abspath(file)) for file in files]
+    absolute = [Path(os.path.abspath(file.path)) for file in files]
     root = os.path.commonpath([file.parent for file in absolute]) if files else ""
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, File] = {}
     for file, path in zip(files, absolute, strict=True):
         place = folder / path.relative_to(root)
         while place.suffix.lower() != _PNG or place in taken:

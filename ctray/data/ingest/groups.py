@@ -120,7 +120,9 @@ def _lend_val(
         everywhere: whether no class has a val split as given.
     """
     members = records[["group", "label"]].drop_duplicates()
-    classes_of = members.groupby("group")["label"].agg(list).to_dict()
+    classes_of: dict[str, list[str]] = {}
+    for group, label in zip(members["group"], members["label"], strict=True):
+        classes_of.setdefault(group, []).append(label)
     train = Counter(
         label
         for group, labels in classes_of.items()
