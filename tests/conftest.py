@@ -153,3 +153,9 @@ def slices() -> Path:
 def dicoms() -> Path:
     """Real DICOM radiographs; tests that need them are skipped where they are not."""
     return _real("dicom")
+
+
+@pytest.fixture(scope="session")
+def wild() -> Path:
+    """Small files of the kinds that went wrong; tests that need them are skipped without."""
+    return _real("wild")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,16 @@ def test_every_file_below_a_folder_gets_a_row(tmp_path: Path) -> None:
         "cut.png": "the PNG file is truncated: copy or export it again",
     }
     assert f"{len(answered)} answered, 6 with an error, 0 with a warning, " in said
+
+
+def test_files_from_the_wild_have_a_row_each_and_no_exceptions_name(
+    wild: Path, tmp_path: Path
+) -> None:
+    _, rows = predict(tmp_path / "out.csv", wild)
+    assert [row["file"] for row in rows] == sorted(
+        str(path) for path in wild.rglob("*") if path.is_file()
+    )
+    assert not [row for row in rows if re.search(r"[a-z](Error|Exception)\b", row["error"])]
 
 
 def test_a_row_has_the_warnings_of_its_image(
