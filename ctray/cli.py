@@ -88,7 +88,7 @@ def prepare(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, manifests (.csv, .parquet) or stores; paths, s3:// or gs://; "
+            help="Folders, manifests (.csv, .tsv, .parquet) or stores; paths, s3:// or gs://; "
             "NAME=PLACE names the source."
         ),
     ],
@@ -257,12 +257,14 @@ def train(
 
     most, least = parse_workers(workers)
     check_backbone(settings.backbone)
-    check_data(data)
+    notes = check_data(data)
     done = finished_metrics(out, settings, data)
     if done is not None:
         print(f"finished already, nothing to do: validation {_scores(done)}")
         print(f"bundle: {out / 'bundle'}")
         return
+    for note in notes:
+        print(note)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()

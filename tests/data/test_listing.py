@@ -321,6 +321,12 @@ def test_wild_tables_as_excel_writes_them(tmp_path: Path) -> None:
     assert (known.group, known.meta) == ("p1", {"size[w,h]": "3,4"})
 
 
+def test_wild_manifests_with_tabs(tmp_path: Path) -> None:
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "list.tsv").write_text("path\tlabel\n1.png\ta, b\n2.png\tc\n")
+    assert labels(list_folder(tmp_path / "list.tsv")) == {"1.png": "a, b", "2.png": "c"}
+
+
 @pytest.mark.parametrize("data", [b"PK\3\4\0\0", b"\x89PNG\r\n\x1a\n\0\1", b"\xff\xfef\0i"])
 def test_wild_tables_that_hold_no_text_are_refused(tmp_path: Path, data: bytes) -> None:
     make(tmp_path, "a/1.png")

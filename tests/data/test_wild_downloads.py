@@ -342,11 +342,19 @@ def test_wild_chexpert_in_a_folder_of_any_name(chexpert: Path) -> None:
         "patient00004",
         "patient64541",
     }
-    assert {file.group: file.split for file in listing.files}["patient64541"] == "val"
+    # No image of valid.csv is trained on; the others are divided by patient.
+    assert {file.group: file.split for file in listing.files} == {
+        "patient00001": "",
+        "patient00002": "",
+        "patient00003": "",
+        "patient00004": "",
+        "patient64541": "val",
+    }
     assert said(listing, chexpert) == [
         "read as CheXpert: label its 14 columns of findings, patient Path, "
-        "view Frontal/Lateral and AP/PA, split valid.csv as val",
+        "view Frontal/Lateral and AP/PA, split train.csv and valid.csv",
         "blank counts as no, -1 as uncertain",
+        "no test split is here, so that train is divided",
         "1 lateral image left out",
         "1 image with an uncertain finding left out",
         "1 image with several findings left out",
@@ -509,6 +517,14 @@ def test_wild_covidx_cxr4_has_a_validation_split(tmp_path: Path) -> None:
         split, _, file = name.partition("/")
         table(root / f"{split}.txt", f"{file} {file} {label} bimcv")
     assert splits(listed(root)) == {"a.png": "train", "b.png": "val", "c.png": "test"}
+
+
+@pytest.mark.fast
+def test_wild_covidx_without_its_test_list_is_divided(covidx: Path) -> None:
+    (covidx / "test_COVIDx9A.txt").unlink()
+    listing = listed(covidx)
+    assert set(splits(listing).values()) == {""}
+    assert "no test split is here, so that train is divided" in said(listing, covidx)
 
 
 # ── VinDr-CXR ────────────────────────────────────────────────────────────────────────────────────
@@ -684,7 +700,10 @@ def test_wild_radiography_database_within_its_archive(radiography: Path) -> None
         (Choice(layout="nhi"), r"no layout 'nhi' \(there are: nih, rsna, chexpert, "),
         (Choice(layout="chexpert"), r"is not CheXpert: it lacks a table with Path"),
         (Choice(views="side"), r"no views 'side': choose frontal or all"),
-        (Choice(layout="folders", labels=("Pneumonia",)), r"no table of findings to choose"),
+        (
+            Choice(layout="folders", labels=("Pneumonia",)),
+            r"is no download .* the label 'Pneumonia'",
+        ),
     ],
 )
 def test_wild_downloads_mistakes_are_one_sentence(nih: Path, choice: Choice, sentence: str) -> None:

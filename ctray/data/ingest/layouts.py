@@ -16,7 +16,7 @@ from ctray.errors import UserError
 from ctray.synthetic.marker import SYNTHETIC_MARKER
 
 METADATA = "metadata.csv"
-MANIFESTS = frozenset({".csv", ".parquet"})
+MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
 _IMAGES, _MASKS = "images", "masks"
 _ABOUT = ("readme", "licen", "data_card")  # "licen": the British spell it with a c
 _DICOM_MAGIC = slice(128, 132)  # DICOM PS3.10, 7.1
@@ -87,7 +87,7 @@ class FolderContents:
 
 
 def read_manifest(uri: str, columns: Mapping[str, str]) -> FolderContents:
-    """The files a .csv or .parquet manifest lists: columns path, label and any of the others.
+    """The files a .csv, .tsv or .parquet manifest lists: columns path, label and any of the others.
 
     A file that is not there stays listed: it is quarantined when it is read.
 

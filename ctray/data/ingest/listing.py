@@ -123,7 +123,7 @@ def list_inputs(
     A folder has one sub-folder a class, with the images at any depth, or in `images` with `masks`
     beside; or those below `train`, `val` and `test`; or any tree whose `metadata.csv` gives a
     `label` a `file`. `metadata.csv`, or one Excel file a class beside its folder (the Kaggle
-    COVID-19 Radiography Database), gives groups and sources. A manifest is a .csv or .parquet
+    COVID-19 Radiography Database), gives groups and sources. A manifest is a .csv, .tsv or .parquet
     with the columns path, label and any of group, split, source and mask. A folder with
     `store.json` is an earlier store. Well-known downloads are recognised by their tables
     (`ctray.data.ingest.downloads`).
@@ -235,9 +235,11 @@ def _list_input(
     classes: Mapping[str, str],
     choice: Choice,
 ) -> _Part:
+    if not storage.is_folder(root) or storage.is_file(storage.join(root, INFO)):
+        _check_no_choice(given.uri, choice)
     if storage.is_file(root):
         if suffix(root) not in MANIFESTS:
-            raise UserError(f"{root} is neither a folder nor a manifest (.csv or .parquet)")
+            raise UserError(f"{root} is neither a folder nor a manifest (.csv, .tsv or .parquet)")
         return _list_contents(given, read_manifest(root, columns), prefix, classes)
     if not storage.is_folder(root):
         kind = "file" if suffix(root) in MANIFESTS else "folder"
@@ -246,10 +248,18 @@ def _list_input(
         return _list_store(given, root, prefix, classes)
     contents = read_download(root, columns, choice)
     if contents is None:
-        if choice.labels:
-            raise UserError(f"{root} has no table of findings to choose a label of", "label")
+        _check_no_choice(given.uri, dataclasses.replace(choice, layout=""))
         contents = read_folder(root, columns)
     return _list_contents(given, contents, prefix, classes)
+
+
+def _check_no_choice(uri: str, choice: Choice) -> None:
+    """Raise UserError where something was asked of an input that is no known download."""
+    for name, value in (("layout", choice.layout), ("label", ", ".join(choice.labels))):
+        if value:
+            raise UserError(
+                f"{uri} is no download that is known, of which to choose the {name} {value!r}", name
+            )
 
 
 def _list_store(given: DataInput, root: str, prefix: str, classes: Mapping[str, str]) -> _Part:

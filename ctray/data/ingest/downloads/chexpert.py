@@ -18,9 +18,7 @@ _PATIENT = re.compile(r"(?:^|/)(patient\d+)/", re.IGNORECASE)
 def recognise(tree: Tree) -> Download | None:
     """Labels of 1, 0, -1 (uncertain) or blank, which is what the report does not mention.
 
-    Blank counts as no, as in the paper of the authors. Without a `test.csv` the patients of
-    `train.csv` have no split yet, so that there is a test split, and `valid.csv` stays out of
-    training.
+    Blank counts as no, as in the paper of the authors.
 
     Raises:
         UserError: a table that cannot be read.
@@ -33,8 +31,6 @@ def recognise(tree: Tree) -> Download | None:
     # Some copies have further tables, of other labellers.
     tables = [table for table in beside if PurePosixPath(table).name in _SPLITS] or beside[:1]
     splits = {table: _SPLITS.get(PurePosixPath(table).name, "") for table in tables}
-    if "test" not in splits.values():
-        splits = {table: split.replace("train", "") for table, split in splits.items()}
     labels = tuple(name for name in tree.headers[tables[0]] if name not in _NO_LABELS)
     entries = tuple(
         _entry(tree, row, labels, split)
@@ -43,9 +39,7 @@ def recognise(tree: Tree) -> Download | None:
     )
     roles = {"label": f"its {len(labels)} columns of findings", "patient": "Path"}
     roles["view"] = "Frontal/Lateral and AP/PA"
-    given = [f"{PurePosixPath(table).name} as {split}" for table, split in splits.items() if split]
-    if given:
-        roles["split"] = " and ".join(given)
+    roles["split"] = " and ".join(PurePosixPath(table).name for table in tables)
     headers = {table: tree.headers[table] for table in tables}
     return Download(entries, headers, roles, labels, ("blank counts as no, -1 as uncertain",))
 

@@ -16,9 +16,9 @@ from ctray.words import counted
 
 _SEVERAL = " with several findings"
 _SHOWN = 20  # labels that a sentence names
-# PA, AP, AP Supine, APS, Frontal …
-_FRONTAL = re.compile(r"(pa|ap|frontal)\b.*|aps", re.IGNORECASE)
-_LATERAL = re.compile(r"(l|ll|rl|lat|lateral|llat|rlat)\b.*", re.IGNORECASE)
+# PA, AP, AP Supine, APS, Frontal …, or not known.
+_FRONTAL = re.compile(r"(pa|ap|frontal)\b.*|aps|unknown|xx|", re.IGNORECASE)
+_LATERAL = re.compile(r"((left|right)[ -])?(l|ll|rl|lat|lateral|llat|rlat)\b.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def without(label: str) -> str:
 
 def view_fault(view: str) -> Fault | None:
     """Why an image of this view is left out where only the frontal ones are wanted."""
-    if not view or _FRONTAL.fullmatch(view):
+    if _FRONTAL.fullmatch(view):
         return None
     reason = f"its view is {view}, which is not frontal"
     if _LATERAL.fullmatch(view):

@@ -26,9 +26,8 @@ def recognise(tree: Tree) -> Download | None:
     """
     lists: dict[str, str] = {}
     versions = set()
-    for name in tree.headers:
-        match = _LIST.fullmatch(PurePosixPath(name).name)
-        if match and _is_list(tree.lines(name)):
+    for name, match in tree.called(_LIST).items():
+        if _is_list(tree.lines(name)):
             lists[name] = match[1].casefold()
             versions.add(match[2])
     if not lists:

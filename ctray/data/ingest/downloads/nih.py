@@ -22,11 +22,11 @@ def recognise(tree: Tree) -> Download | None:
     if not tables:
         return None
     table = latest(tables)
-    lists = [name for name in tree.headers if _LIST.fullmatch(PurePosixPath(name).name)]
+    lists = tree.called(_LIST)
     splits: dict[str, str] = {}
-    for name in lists:
-        is_test = PurePosixPath(name).name.casefold().startswith("test")
-        splits |= dict.fromkeys(tree.lines(name), "test" if is_test else "train")
+    for name, match in lists.items():
+        split = "test" if match[1].casefold() == "test" else "train"
+        splits |= dict.fromkeys(tree.lines(name), split)
     entries = []
     for row in tree.rows(table):
         name, parts = row["Image Index"], row["Finding Labels"].split("|")

@@ -171,6 +171,7 @@ class _Reading:
             self._take(self._with_columns(entry))
         if not self._records:
             self._refuse()
+        divided = self._divide()
         taken = {*self._records, *self._download.tables, SYNTHETIC_MARKER}
         taken |= {entry.mask for entry in self._download.entries}
         left = [name for name in self._tree.files if name not in taken]
@@ -183,6 +184,7 @@ class _Reading:
         notes = [
             sentence(self._title, self._roles(), self._labels),
             *self._download.remarks,
+            *divided,
             *_clauses(self._counts),
             *unmatched,
             *(["name a label to keep images with several findings"] if several else []),
@@ -260,6 +262,16 @@ class _Reading:
         # What no row names has a clause of its own.
         counts = self._counts if fault.tail else Counter[Fault]()
         self._records[name] = _with_class(known, fault, counts)
+
+    def _divide(self) -> list[str]:
+        """Without a test split what is for training is given none: a part of it becomes one."""
+        used = {file.split for file in self._records.values() if file.status == "ok"}
+        if "train" not in used or "test" in used:
+            return []
+        for name, file in self._records.items():
+            if file.split == "train":
+                self._records[name] = replace(file, split="")
+        return ["no test split is here, so that train is divided"]
 
     def _roles(self) -> dict[str, str]:
         own = {("patient" if role == "group" else role): c for role, c in self._columns.items()}

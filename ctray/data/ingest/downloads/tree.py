@@ -6,6 +6,7 @@ files as they come, and a table may lie below a folder that an archive was unpac
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from ctray.data.image.dispatch import EXTENSIONS
 from ctray.data.ingest.tables import decode_text, header_of, read_cells, suffix
 from ctray.errors import UserError
 
-_TEXTS = frozenset({".csv", ".tsv", ".txt"})
-_DEEPEST = 4  # folders above a table; some sets have a text file beside each image
+_TABLES = frozenset({".csv", ".tsv"})
+_DEEPEST = 4  # folders above a table; some sets have one beside each image
 _START = 2**13  # bytes that hold the first line of any of these tables
 
 
@@ -90,11 +91,14 @@ class Tree:
     @cached_property
     def headers(self) -> dict[str, tuple[str, ...]]:
         """The first lines of the text tables that do not lie too deep."""
-        names = [
-            name for name in self.files if suffix(name) in _TEXTS and name.count("/") <= _DEEPEST
-        ]
+        names = [name for name in self.files if _is_high(name) and suffix(name) in _TABLES]
         starts = storage.read_starts((self.uri(name) for name in names), _START)
         return dict(zip(names, map(header_of, starts), strict=True))
+
+    def called(self, pattern: re.Pattern[str]) -> dict[str, re.Match[str]]:
+        """The files of such a name, without its folder, that do not lie too deep."""
+        names = {name: pattern.fullmatch(name.rpartition("/")[2]) for name in self.files}
+        return {name: match for name, match in names.items() if match and _is_high(name)}
 
     def uri(self, name: str) -> str:
         """The place of a file of the tree."""
@@ -144,7 +148,13 @@ class Tree:
         return self._indexes[folders]
 
 
+def _is_high(name: str) -> bool:
+    return name.count("/") <= _DEEPEST
+
+
 def _tail(path: str, folders: int) -> str:
+    # macOS writes an accent as a letter of its own.
+    path = unicodedata.normalize("NFC", path)
     return "/".join(path.split("/")[-1 - folders :]).casefold()
 
 
