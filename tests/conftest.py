@@ -157,5 +157,5 @@ def dicoms() -> Path:
 
 @pytest.fixture(scope="session")
 def wild() -> Path:
-    """Small files of the kinds that went wrong; tests that need them are skipped without."""
+    """Small inputs that went wrong when people used them; see the README beside them."""
     return _real("wild")
