@@ -1,7 +1,9 @@
 """`ctray predict`: which files get a row, and what is in it. The model answers at once."""
 
 import csv
+import dataclasses
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,8 @@ from typer.testing import CliRunner
 
 from ctray.cli import app
 from ctray.config import PreprocessSpec, Recipe
+from ctray.data.image.dispatch import decode_picture
+from ctray.data.image.picture import Picture
 from ctray.engine.batch import expand
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
@@ -91,6 +95,32 @@ def test_every_file_below_a_folder_gets_a_row(tmp_path: Path) -> None:
         "cut.png": "the PNG file is truncated: copy or export it again",
     }
     assert f"{len(answered)} answered, 6 with an error, 0 with a warning, " in said
+
+
+def test_files_from_the_wild_have_a_row_each_and_no_exceptions_name(
+    wild: Path, tmp_path: Path
+) -> None:
+    _, rows = predict(tmp_path / "out.csv", wild)
+    assert [row["file"] for row in rows] == sorted(
+        str(path) for path in wild.rglob("*") if path.is_file()
+    )
+    assert not [row for row in rows if re.search(r"[a-z](Error|Exception)\b", row["error"])]
+
+
+def test_a_row_has_the_warnings_of_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: bytes, name: str | None) -> Picture:
+        guesses = ("one guess", "another") if name == "b.png" else ()
+        return dataclasses.replace(decode_picture(data, name), warnings=guesses)
+
+    monkeypatch.setattr("ctray.engine.predictor.decode_picture", decode)
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "in" / name, picture(".png"))
+    write(tmp_path / "in" / "c.png", b"")
+    said, rows = predict(tmp_path / "out.csv", tmp_path / "in")
+    assert [row["warning"] for row in rows] == ["", "one guess; another", ""]
+    assert "2 answered, 1 with an error, 1 with a warning, " in said
 
 
 def test_masks_beside_images_get_no_row_and_are_counted(tmp_path: Path) -> None:

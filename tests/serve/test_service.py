@@ -295,7 +295,7 @@ def test_a_client_that_sends_all_before_it_reads_sees_the_413(service: Service) 
     connection.request("POST", "/v1/predict", (bytes(2**20) for _ in range(size // 2**20)), headers)
     reply = connection.getresponse()
     assert reply.status == 413
-    assert "20 MiB" in json.loads(reply.read())["detail"]
+    assert "64 MiB" in json.loads(reply.read())["detail"]
     connection.close()
 
 
