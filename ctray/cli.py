@@ -1,17 +1,14 @@
 """`ctray …`: parsing and printing only, one function a verb."""
 
-import os
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
 from ctray import __version__
 from ctray.artefact import DEFAULT_NAME
-from ctray.config import PreprocessSpec, Recipe, parse_assignments
+from ctray.config import PreprocessSpec, Recipe, parse_assignments, read_yaml
 from ctray.console import (
     BUNDLE_HELP,
     DATA_HELP,
@@ -19,12 +16,14 @@ from ctray.console import (
     VERBOSE,
     Command,
     error_console,
+    other_program,
     parse_pairs,
     print_store,
     promote_and_print,
     run_app,
 )
 from ctray.errors import UserError
+from ctray.words import counted, printable
 
 # Heavy imports (Ray, torch) wait inside the verbs: `--help` and mistakes answer at once.
 
@@ -36,16 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class OtherProgram(Command):
-    """A verb that is another program: all that follows it, `--help` too, is that program's."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take everything as it was typed."""
-        super().parse_args(ctx, [])
-        ctx.args = args
-        return args
 
 
 @app.command(cls=Command)
@@ -245,59 +234,62 @@ def train(
     chosen = {"epochs": epochs, "backbone": backbone, "seed": seed}
     overrides = parse_assignments(set_ or [])
     overrides |= {key: value for key, value in chosen.items() if value is not None}
-    settings = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
+    asked = Recipe.load(recipe_file(recipe) if recipe else config, overrides)
 
     from ctray import storage
-    from ctray.data.ingest.opening import check_data, open_or_prepare
+    from ctray.data.ingest.opening import check_data, known_store, open_or_prepare
     from ctray.models.names import check_backbone
     from ctray.process import import_meanwhile
     from ctray.session import ray_session
+    from ctray.training.fitting import fitted, schedule, with_short_refit
     from ctray.training.plan import make_plan, parse_workers
-    from ctray.training.run import finished_metrics, run_folder, start_of_process
+    from ctray.training.run import finished_bundle, run_folder, start_of_process
+    from ctray.training.terminal import Terminal, print_trained, scores
 
+    given = overrides.keys() | (read_yaml(config).keys() if config else ())
+    asked = with_short_refit(asked, given)
     most, least = parse_workers(workers)
-    check_backbone(settings.backbone)
+    check_backbone(asked.backbone)
     notes = check_data(data)
-    done = finished_metrics(out, settings, data)
+    known = known_store(data, out / "store")
+    settings = fitted(asked, given, known) if known else asked
+    done = finished_bundle(out, settings, data)
     if done is not None:
-        print(f"finished already, nothing to do: validation {_scores(done)}")
+        before = " before its refit" if done.recipe.refit_epochs else ""
+        print(f"finished already, nothing to do: validation {scores(done.metrics)}{before}")
         print(f"bundle: {out / 'bundle'}")
         return
     for note in notes:
         print(note)
+    if known:
+        print(f"plan: {schedule(settings, asked, known)}", flush=True)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()
     session = ray_session(verbose, "run the same command with --resume")
     with run_folder(out, settings, data, folder, resume), import_meanwhile(_TRAINER), session:
         started["data set"] = time.time()
-        from ctray.training.terminal import Terminal
         from ctray.training.trainer import train as train_run
 
         plan = make_plan(most, least=least)
-        store = open_or_prepare(data, out / "store")
+        store = known or open_or_prepare(data, out / "store")
         print_store(store)
+        if not known:
+            settings = fitted(asked, given, store)
+            print(f"plan: {schedule(settings, asked, store)}")
         print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
         with Terminal(error_console(), started) as terminal:
             best = train_run(settings, store, out, plan, terminal, folder)
-    print(f"best: step {best['step']}, validation {_scores(best)}")
+    print_trained(settings, best)
     print(f"bundle: {out / 'bundle'}")
 
 
-def _scores(row: Mapping[str, Any]) -> str:
-    return (
-        f"accuracy {row['val_accuracy']:.4f}, macro-F1 {row['val_macro_f1']:.4f} over "
-        f"{row['val_records']:.0f} records"
-    )
-
-
-@app.command(cls=OtherProgram, add_help_option=False)
-def search(context: typer.Context) -> None:
+@app.command(cls=other_program("tuning.search"), add_help_option=False)
+def search() -> None:
     """Search models and settings; keep the model one would deploy.
 
     Example: ctray search --data store --out study
     """
-    _become("tuning.search", context.args)
 
 
 @app.command(cls=Command)
@@ -356,15 +348,14 @@ def predict(
     from ctray.engine.batch import expand, predict_files
     from ctray.engine.predictor import Predictor
     from ctray.engine.table import PredictionTable, check_table_path
-    from ctray.words import counted, printable
 
     check_table_path(out)
     files = expand(paths, out)
     predictor = Predictor.load(bundle)
     start = time.monotonic()
     lines = track(
-        predict_files(predictor, files.paths),
-        total=len(files.paths),
+        predict_files(predictor, files.listed),
+        total=len(files.listed),
         description="predicting",
         console=error_console(),
         transient=True,
@@ -383,35 +374,54 @@ def predict(
 @app.command(cls=Command)
 def explain(
     bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
-    image: Annotated[Path, typer.Argument(help="Image file.")],
-    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="PNG to write; for several images, a folder.")],
 ) -> None:
     """Draw where the evidence for a prediction lies (Grad-CAM).
 
+    Of several images, one that cannot be read gets an error, and the others a picture each.
+
     Example: ctray explain run/bundle patient.png --out evidence.png
     """
-    import cv2
+    from rich.progress import track
 
-    from ctray.data.image.dispatch import decode_image
-    from ctray.data.image.picture import ImageError
+    from ctray.engine.batch import expand
     from ctray.engine.predictor import Predictor
-    from ctray.explain.gradcam import heatmap, overlay
+    from ctray.explain.files import explain_files, places
+    from ctray.storage import check_empty, check_writable
 
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {out}: the name must end in .png")
-    if not image.is_file():
-        raise UserError(f"no such file: {image}")
+    is_one = len(paths) == 1 and not paths[0].is_dir()
+    if is_one != (out.suffix.lower() == ".png"):
+        needed = "the name of one picture must end in .png" if is_one else "name a folder"
+        raise UserError(f"--out {out}: {needed}")
+    check_writable(out.parent)
+    if not is_one:
+        check_empty(out)
+    files = expand(paths, out)
+    wanted = [(files.listed[0], out)] if is_one else places(files.listed, out)
     predictor = Predictor.load(bundle)
-    data = image.read_bytes()
-    try:
-        pixels = decode_image(data)
-    except ImageError as error:
-        raise UserError(f"{image}: {error}") from error
-    prediction = predictor.answer(data).prediction
-    picture = overlay(pixels, heatmap(predictor.bundle, pixels, prediction.predicted))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    print(f"{prediction.predicted} {prediction.confidence:.4f}: {out}")
+    drawn = 0
+    for one in track(
+        explain_files(predictor, wanted),
+        total=len(wanted),
+        description="explaining",
+        console=error_console(),
+        transient=True,
+    ):
+        name = printable(str(one.file))
+        if one.prediction is None:
+            if is_one:
+                raise UserError(f"{name}: {one.error}")
+            print(f"{name}: {one.error}")
+            continue
+        for warning in one.warnings:
+            print(f"{name}: {warning}")
+        drawn += 1
+        answer = f"{one.prediction.predicted} {one.prediction.confidence:.4f}"
+        print(f"{answer}: {printable(str(one.picture))}")
+    if not is_one:
+        masks = f", left out {counted(files.masks, 'mask')}" if files.masks else ""
+        print(f"{drawn} explained, {len(wanted) - drawn} with an error{masks}: {out}")
 
 
 @app.command(cls=Command)
@@ -439,6 +449,8 @@ def versions(
     from ctray.artefact import registry as registry_module
 
     place = registry or registry_module.default_registry()
+    if name:
+        registry_module.check_name(place, name)
     names = [name] if name else registry_module.names(place)
     found = [version for n in names for version in registry_module.list_versions(place, n)]
     if not found:
@@ -451,18 +463,12 @@ def versions(
         )
 
 
-@app.command(cls=OtherProgram, add_help_option=False)
-def serve(context: typer.Context) -> None:
+@app.command(cls=other_program("serve"), add_help_option=False)
+def serve() -> None:
     """Serve a bundle over HTTP until interrupted.
 
     Example: ctray serve run/bundle --port 8000
     """
-    _become("serve", context.args)
-
-
-def _become(module: str, arguments: list[str]) -> NoReturn:
-    """Become another program, which stands on ctray and is not imported by it."""
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 def _version(value: bool) -> None:

@@ -189,7 +189,12 @@ class Recipe(Strict):
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
     epochs: int = Field(12, ge=1, description="passes over the training split")
-    batch_size: int = Field(32, ge=1, description="records an optimizer step, over all workers")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="records an optimizer step, over all workers; unset: fewer where the training "
+        "split has fewer",
+    )
     accumulate: int = Field(
         1, ge=1, description="parts a worker's share of a batch is computed in, to save memory"
     )
@@ -246,7 +251,7 @@ class Recipe(Strict):
         4,
         ge=0,
         description="passes over training and validation records that follow, from the best "
-        "weights; the bundle is of them; 0: none",
+        "weights; the bundle is of them; 0: none; unset: at most `epochs`",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="steps between evaluations, beside the one after each epoch"

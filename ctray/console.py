@@ -3,6 +3,7 @@
 `ctray`, `python -m tuning.search` and `python -m serve` stand on it.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+import typer.completion
 import typer.core
 
 from ctray.config import Recipe
@@ -30,6 +32,10 @@ REGISTRY_HELP = "Path or filesystem URI; default: $CTRAY_REGISTRY or ~/.ctray/re
 LINES_A_FAULT = 5
 # From so many records on, one group with a fifth of them is odd.
 FEWEST_TO_WONDER = 50
+# What a shell sets when it asks for completions: that it asks, and the line as far as it is typed
+# (bash, and the others).
+_COMPLETE = "_CTRAY_COMPLETE"
+_TYPED = {"COMP_WORDS", "_TYPER_COMPLETE_ARGS"}
 
 
 class Command(typer.core.TyperCommand):
@@ -62,6 +68,38 @@ class Command(typer.core.TyperCommand):
         return tuple(mine[name] for name in names if name in mine)
 
 
+class OtherProgram(Command):
+    """A verb that is another program: all that follows it, `--help` too, is that program's.
+
+    It stands on ctray, and is not imported by it.
+    """
+
+    module = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take everything as it was typed."""
+        super().parse_args(ctx, [])
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: Any) -> NoReturn:
+        """Become that program."""
+        os.execv(sys.executable, [sys.executable, "-m", self.module, *ctx.args])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> NoReturn:
+        """Let that program complete: the shell's question, with the verb as the command's name."""
+        for name in _TYPED & os.environ.keys():
+            os.environ[name] = os.environ[name].lstrip().partition(" ")[2].lstrip()
+        if "COMP_CWORD" in os.environ:
+            os.environ["COMP_CWORD"] = str(int(os.environ["COMP_CWORD"]) - 1)
+        os.execv(sys.executable, [sys.executable, "-m", self.module])
+
+
+def other_program(module: str) -> type[OtherProgram]:
+    """The verb that is `python -m module`."""
+    return type("OtherProgram", (OtherProgram,), {"module": module})
+
+
 def run_cli(
     command: Callable[..., Any], other_names: Mapping[str, Sequence[str]] | None = None
 ) -> None:
@@ -74,6 +112,9 @@ def run_cli(
     single = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
+    if _COMPLETE in os.environ:
+        # Asked by `OtherProgram`: typer knows the shells only where it offers --install-completion.
+        typer.completion.get_completion_inspect_parameters()
     kind = type("Single", (Command,), {"other_names": other_names or {}})
     single.command(cls=kind)(command)
     run_app(single)
@@ -85,11 +126,14 @@ def run_app(program: typer.Typer) -> None:
     0 is success, 2 a user's mistake (one sentence on stderr), 130 Ctrl-C; of a step of the demo
     that failed it is that step's. Anything else is a traceback, and 1.
     """
+    # A file name may have bytes that are not UTF-8: to print it must not end the command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     leave: Callable[[int], NoReturn] = sys.exit
     sentence = None
     try:
         # It exits by itself when all goes well, and with 2 at a mistake that typer finds.
-        program()
+        program(complete_var=_COMPLETE)
         code = 0
     except UserError as error:
         code, sentence = 2, _sentence(error)
@@ -178,11 +222,15 @@ def print_store(store: "Store") -> None:
 
 
 def promote_and_print(bundle: str, registry: str | None, name: str) -> None:
-    """Put a bundle into the registry as the production one, and say so."""
+    """Put a bundle into the registry as the production one, and say so, with its caveats."""
+    from ctray.artefact.bundle import read_info
+    from ctray.artefact.caveats import caveats
     from ctray.artefact.registry import default_registry, promote
 
     done = promote(bundle, registry or default_registry(), name)
     print(f"{done.name} version {done.version} is in production: {done.uri}")
+    for caveat in caveats(read_info(done.uri)):
+        print(f"note: {caveat}")
 
 
 def error_console() -> "Console":

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 
 from ctray.artefact.bundle import Bundle
+from ctray.artefact.caveats import caveats
 from ctray.errors import UserError
 from serve import ingress
 from serve.settings import THREADS, ServiceSettings
@@ -32,7 +33,7 @@ def serve_until_stopped(uri: str, settings: ServiceSettings) -> None:
     Raises:
         UserError: a bad bundle, an address that is taken, or a service that does not come up.
     """
-    what = _verified(uri)
+    what, notes = _verified(uri)
     _check_free(settings)
     with ingress.environment():
         # Ray Serve reads its settings from the environment when it is imported.
@@ -46,13 +47,15 @@ def serve_until_stopped(uri: str, settings: ServiceSettings) -> None:
                 _wait_until_ready(settings)
                 url = f"http://{settings.host}:{settings.port}"
                 print(f"ctray serves {what} at {url}  (docs: {url}/docs)", flush=True)
+                for note in notes:
+                    print(f"note: {note}", flush=True)
                 threading.Event().wait()
 
 
-def _verified(uri: str) -> str:
-    """Name, version and backbone of a bundle whose every byte is as it was written."""
+def _verified(uri: str) -> tuple[str, list[str]]:
+    """Name, version and backbone of a bundle whose every byte is as written, and its caveats."""
     bundle = Bundle.load(uri)
-    return f"{bundle.name} {bundle.version} ({bundle.info.backbone})"
+    return f"{bundle.name} {bundle.version} ({bundle.info.backbone})", caveats(bundle.info)
 
 
 def _replicas() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ctray.console import error_console, print_store
-from ctray.data.ingest.opening import open_or_prepare
+from ctray.data.ingest.opening import known_store, open_or_prepare
 from ctray.data.store import Store
 from ctray.process import import_meanwhile
 from ctray.session import ray_session
@@ -13,7 +13,7 @@ from tuning.disk import embedded_data, study_folder
 from tuning.memory import Memory
 from tuning.run import run_trials
 from tuning.samplers import make_sampler
-from tuning.scope import Scope, read_scope
+from tuning.scope import Scope, fit_scope, read_scope
 from tuning.settings import SearchSettings
 from tuning.study import Study
 from tuning.tracking import followed
@@ -33,6 +33,9 @@ def search(settings: SearchSettings, command: str) -> Path:
     if settings.data is None:
         print("no --data: searching on the embedded synthetic data; its figures mean nothing")
     scope = read_scope(settings)
+    known = None if settings.data is None else known_store(settings.data, settings.out / "store")
+    if known is not None:
+        scope = print_fit(scope, known)
     with (
         study_folder(settings.out, scope.subject) as study_id,
         # What Optuna's storage imports when it opens.
@@ -40,7 +43,10 @@ def search(settings: SearchSettings, command: str) -> Path:
         ray_session(settings.verbose),
     ):
         plan = plan_trials(settings, scope)
-        store = open_data(settings)
+        store = known or open_data(settings)
+        print_store(store)
+        if known is None:
+            scope = print_fit(scope, store)
         study = Study(
             id=study_id,
             memory=open_memory(settings, scope, store, study_id),
@@ -57,6 +63,14 @@ def search(settings: SearchSettings, command: str) -> Path:
         from tuning.finish import finish
 
         return finish(study, trials, settings.choose, settings.refit, command)
+
+
+def print_fit(scope: Scope, store: Store) -> Scope:
+    """The scope as it fits the store's records; prints what had to be changed."""
+    fit, said = fit_scope(scope, store)
+    for line in said:
+        print(line, flush=True)
+    return fit
 
 
 def plan_trials(settings: SearchSettings, scope: Scope) -> Plan:
@@ -81,12 +95,10 @@ def plan_trials(settings: SearchSettings, scope: Scope) -> Plan:
 
 
 def open_data(settings: SearchSettings) -> Store:
-    """Open the store that is searched on, made first where a folder was given, and describe it."""
+    """Open the store that is searched on, made first where a folder was given."""
     out, data = settings.out, settings.data
     folder = embedded_data(out, settings.seed) if data is None else data
-    store = open_or_prepare(folder, out / "store")
-    print_store(store)
-    return store
+    return open_or_prepare(folder, out / "store")
 
 
 def open_memory(settings: SearchSettings, scope: Scope, store: Store, study_id: str) -> Memory:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 from ctray.training.job import Job
 
-Verdict = Literal["more", "enough"]
+TrialVerdict = Literal["more", "enough"]
 # Deaths of a lane's process in one job without an evaluation between them: the second time the job
 # is to blame.
 _DEATHS = 2
@@ -71,7 +71,7 @@ class _Case:
     rows: int = 0
     # Evaluations that the search has seen, and after which it wants the training to continue.
     wanted: int = 0
-    verdict: Verdict = "more"
+    verdict: TrialVerdict = "more"
     deaths: int = 0
     blamed: str = _UNKNOWN
 
@@ -173,7 +173,7 @@ class Desk:
                 content = content | {"deaths": case.deaths}
             self._add(number, kind, content)
 
-    async def verdict(self, number: int, evaluation: int) -> Verdict:
+    async def verdict(self, number: int, evaluation: int) -> TrialVerdict:
         """Wait until the search has judged an evaluation."""
         case = self._cases[number]
         async with self._change:

@@ -200,7 +200,13 @@ def _nothing(study: Study, trials: Sequence[Trial]) -> UserError:
     failed = [trial for trial in trials if trial.state == "failed"]
     budget_ms, where = study.latency_budget_ms, f"(all trials: {study.out / 'trials.csv'})"
     if failed and len(failed) == len(trials):
-        return UserError(f"every trial failed; the first: {failed[0].reason} {where}")
+        # What a reason advises is in the words of a recipe, for which a search has no option.
+        named = any(f"{key}=" in failed[0].reason for key in Recipe.model_fields)
+        hint = "; a recipe's key is set in the space, as `key: {choice: [value]}`" if named else ""
+        return UserError(
+            f"every trial failed; the first: {failed[0].reason}{hint} {where}",
+            *(("space",) if named else ()),
+        )
     if budget_ms is not None and all(trial.state != "stopped" for trial in trials):
         return UserError(
             f"no finished trial answers within {budget_ms:g} ms: raise the latency budget and "

@@ -28,7 +28,7 @@ from tuning.summary import (
     Dot,
     ParallelLine,
     Pareto,
-    Progress,
+    ScoresOverTime,
     Slice,
     Timeline,
 )
@@ -54,7 +54,7 @@ _LACKING = -0.14
 # ── scores over time and epochs ──────────────────────────────────────────────────────────────────
 
 
-def progress(data: Progress, measure: str, limits: tuple[float, float]) -> Markup:
+def progress(data: ScoresOverTime, measure: str, limits: tuple[float, float]) -> Markup:
     """Each trial as a dot where it ended, and the best score until then as a line.
 
     Args:
@@ -86,7 +86,7 @@ def progress(data: Progress, measure: str, limits: tuple[float, float]) -> Marku
     return draw("progress", f"Best validation {measure} so far over time", (9.6, 3.4), paint)
 
 
-def _progress_marks(data: Progress) -> list[Line2D]:
+def _progress_marks(data: ScoresOverTime) -> list[Line2D]:
     present = {dot.state for dot in data.dots}
     marks = [
         Line2D([], [], color=_COLOURS[state], marker=_MARKERS[state], linestyle="", label=state)
@@ -143,7 +143,7 @@ def _draw_curve(
         linestyle=_DASHES[curve.state],
         marker="o",
         # A trial with a single evaluation has no line, only this.
-        markersize=2 + linewidth,
+        markersize=2 + linewidth if len(curve.epochs) > 1 else 5 + linewidth,
         gid=gid,
     )
 

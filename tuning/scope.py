@@ -1,10 +1,14 @@
 """What a search is to do, read from its settings before anything starts: mistakes show at once."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from ctray.config import Recipe, recipe_file
 from ctray.data.ingest.opening import check_data
+from ctray.data.store import Store
+from ctray.training.fitting import fitted, with_short_refit
+from ctray.words import counted
 from tuning.memory import check_storage, warm_points
 from tuning.names import SamplerName
 from tuning.objectives import Objective, parse_objectives
@@ -76,13 +80,45 @@ def read_scope(settings: SearchSettings) -> Scope:
     )
 
 
+def fit_scope(scope: Scope, store: Store) -> tuple[Scope, list[str]]:
+    """Leave out the batches that the training split does not fill.
+
+    What the trials share (`subject`) stays as it was asked for: it names the study.
+
+    Returns:
+        The scope, and a line for each thing that was changed.
+
+    Raises:
+        UserError: a split of the store is empty.
+    """
+    records = len(store.records("train"))
+    base = fitted(scope.base, (), store)
+    space = scope.space.at_most("batch_size", records)
+    found = f"there are {counted(records, 'training record')}"
+    said = []
+    if base != scope.base:
+        said.append(f"batches of {base.batch_size}, not {scope.base.batch_size}: {found}")
+    if space is scope.space:
+        return dataclasses.replace(scope, base=base), said
+    said.append(f"no trial with a larger batch_size, which the space has: {found}")
+    combinations, limits = space.combinations, scope.limits
+    if scope.sampler == "grid" and combinations is not None:
+        most = min(limits.trials or combinations, combinations)
+        limits = dataclasses.replace(limits, trials=most)
+    warm = [inside for point in scope.warm for inside in space.inside(point)]
+    fit = dataclasses.replace(
+        scope, base=base, space=space, combinations=combinations, limits=limits, warm=warm
+    )
+    return fit, said
+
+
 def _base(settings: SearchSettings) -> Recipe:
     chosen: dict[str, Any] = {"seed": settings.seed}
     if settings.max_epochs is not None:
         chosen["epochs"] = settings.max_epochs
     elif settings.data is None:
         chosen["epochs"] = _EMBEDDED_EPOCHS
-    return Recipe.load(recipe_file(settings.recipe), chosen)
+    return with_short_refit(Recipe.load(recipe_file(settings.recipe), chosen), ())
 
 
 def _limits(settings: SearchSettings, sampler: SamplerName, combinations: int | None) -> Limits:

@@ -89,7 +89,8 @@ class Space:
         if odd:
             raise UserError(f"{odd[0]!r} is not a key of a recipe: put it in quotes, or remove it")
         self.source = source
-        self._base = (base or Recipe()).model_dump()
+        self._recipe = base or Recipe()
+        self._base = self._recipe.model_dump()
         always = {key: values for key, values in source.items() if key != _WHEN}
         self.distributions = self._dimensions(always, {})
         self.conditional: dict[tuple[str, Any], dict[str, BaseDistribution]] = {}
@@ -131,6 +132,26 @@ class Space:
         if not source:
             raise UserError(f"{path} holds no search space: give it `key: {{choice: [...]}}` lines")
         return cls(source, base)
+
+    def at_most(self, key: str, most: int) -> "Space":
+        """This space without a key's values above `most`; a key that has none left is not searched.
+
+        A key that others depend on stays as it is.
+
+        Args:
+            key: of a whole number in a recipe.
+            most: the greatest value that may be chosen.
+        """
+        conditions = self.source.get(_WHEN, {})
+        if key in conditions:
+            return self
+        source = _capped(self.source, key, most)
+        if conditions:
+            source[_WHEN] = {
+                name: {value: _capped(part, key, most) for value, part in values.items()}
+                for name, values in conditions.items()
+            }
+        return self if source == self.source else Space(source, self._recipe)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Let a trial choose; returns the values by dotted recipe key."""
@@ -260,6 +281,23 @@ def _dimension(key: str, values: Any) -> Dimension:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _capped(part: dict[str, Any], key: str, most: int) -> dict[str, Any]:
+    """A part of a space's source with one of its keys at most so great."""
+    if key not in part:
+        return part
+    dimension = _dimension(key, part[key])
+    rest = {name: values for name, values in part.items() if name != key}
+    if dimension.choice is not None:
+        kept = [value for value in dimension.choice if value <= most]
+    elif dimension.high is not None and dimension.high <= most:
+        return part
+    elif dimension.low is not None and dimension.low < most:
+        return part | {key: part[key] | {"high": most}}
+    else:
+        kept = [value for value in (dimension.low,) if value is not None and value <= most]
+    return part | {key: {"choice": kept}} if kept else rest
 
 
 def _conditions(when: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -86,7 +86,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ScoresOverTime:
     """Scores over time.
 
     Attributes:
@@ -175,7 +175,7 @@ class ParallelLine:
     chosen: bool
 
 
-def progress_of(view: View) -> Progress:
+def progress_of(view: View) -> ScoresOverTime:
     """When each trial ended, and the best score until then."""
     divisor, unit = _clock(view.trials)
 
@@ -183,7 +183,7 @@ def progress_of(view: View) -> Progress:
         return other if view.primary.is_better(other, score) else score
 
     dots = _dots(view, sorted(view.scored, key=_end), lambda trial: _end(trial) / divisor)
-    return Progress(
+    return ScoresOverTime(
         dots=dots,
         best=tuple(accumulate((dot.score for dot in dots), better)),
         unscored=tuple(

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from ctray import storage
-from ctray.artefact.parts import INFO, PARTS, SCHEMA, SUMS, Contents
+from ctray.artefact.parts import INFO, PARTS, SCHEMA, SUMS, BundleInfo, Contents
 from ctray.config import Strict
 from ctray.errors import UserError
 
@@ -70,6 +70,11 @@ class Bundle(Contents):
         parts = _read_parts(uri, files)
         name, version = _registration(uri, digest)
         return cls(**parts, digest=digest, name=name, version=version)
+
+
+def read_info(uri: str) -> BundleInfo:
+    """What a bundle that was verified says of itself."""
+    return BundleInfo.model_validate_json(storage.read_bytes(storage.join(uri, INFO)))
 
 
 def write_contents(uri: str, contents: Contents) -> None:

@@ -4,6 +4,7 @@ Layout: `REGISTRY/NAME/versions/1/<bundle files + registered.json>` and
 `REGISTRY/NAME/production.json`. A version is never rewritten; the pointer is one small file.
 """
 
+import difflib
 import json
 import os
 import re
@@ -100,12 +101,29 @@ def names(registry: str) -> list[str]:
     return storage.folders(registry)
 
 
+def check_name(registry: str, name: str) -> None:
+    """Raise UserError, with the names that there are, when nothing has this one."""
+    known = names(registry)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif known:
+        hint = "there are " + ", ".join(known)
+    else:
+        hint = "run `ctray promote BUNDLE`"
+    arguments = ("name",) if known else ()
+    raise UserError(f"nothing was promoted as {name!r} in {registry}: {hint}", *arguments)
+
+
 def production(registry: str, name: str = DEFAULT_NAME) -> str:
     """URI of the bundle in production.
 
     Raises:
         UserError: nothing was promoted under that name.
     """
+    check_name(registry, name)
     version = _production(registry, name)
     if version is None:
         raise UserError(

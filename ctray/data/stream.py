@@ -30,6 +30,7 @@ from ray.data import ExecutionResources, TaskPoolStrategy
 from ctray import ray_internals
 from ctray.config import AugmentConfig, PreprocessSpec, Sampling
 from ctray.data.augment import Augmenter, record_key
+from ctray.data.batches import share_of, steps_per_epoch
 from ctray.data.image.preprocess import prepared, stored_to_input
 from ctray.data.manifest import manifest_columns
 from ctray.data.store import Store, read_image, release_shards
@@ -176,38 +177,6 @@ class Stream:
             compute=TaskPoolStrategy(min(tasks, len(pieces))),
             fn_args=(work,),
         )
-
-
-def steps_per_epoch(records: int, batch_size: int) -> int:
-    """Full batches in an epoch.
-
-    Raises:
-        UserError: there are fewer records than one batch.
-    """
-    if records < batch_size:
-        raise UserError(
-            f"batch_size={batch_size} is larger than the {records} training records: "
-            f"choose batch_size={max(1, records // 2)}",
-            "batch_size",
-        )
-    return records // batch_size
-
-
-def share_of(batch_size: int, rank: int, world: int) -> slice:
-    """The places of a global batch that a worker takes.
-
-    Shares differ by two records at most, and neighbours (places 0 and 1, 2 and 3 …) stay together:
-    mixing takes them in pairs.
-    """
-    pairs = (batch_size + 1) // 2
-    start, stop = (2 * (pairs * edge // world) for edge in (rank, rank + 1))
-    return slice(start, min(stop, batch_size))
-
-
-def smallest_share(batch_size: int, world: int) -> int:
-    """Records of a global batch that a worker takes at least."""
-    shares = (share_of(batch_size, rank, world) for rank in range(world))
-    return min(share.stop - share.start for share in shares)
 
 
 class _Pause(ExecutionCallback):

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 
 from ctray.config import Recipe
-from ctray.data.stream import Batch, Stream, steps_per_epoch
+from ctray.data.batches import steps_per_epoch
+from ctray.data.stream import Batch, Stream
 
 
 class Feed:

@@ -64,7 +64,7 @@ class Failed(TypedDict):
     is_unsaved: bool
 
 
-Outcome = Ended | Failed
+TrainingEnd = Ended | Failed
 
 
 class Reporter(Protocol):

@@ -17,8 +17,9 @@ from torch.nn import functional
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.parts import is_bundle
 from ctray.config import Recipe
+from ctray.data.batches import share_of
 from ctray.data.store import Store
-from ctray.data.stream import Batch, Stream, share_of
+from ctray.data.stream import Batch, Stream
 from ctray.errors import UserError
 from ctray.models.backbones import (
     build_model,
@@ -39,7 +40,7 @@ from ctray.training.mixing import Mixer
 from ctray.training.optim import Average, Loss, build_optimizer, set_lr, warmup_cosine
 from ctray.training.peers import Peers
 from ctray.training.tensors import collect_tensors, copies, restore_tensors
-from ctray.training.validation import Validation
+from ctray.training.validation import ValidationShare
 
 # Steps between two looks at what can end a run: the losses, a preemption, a failed checkpoint.
 _SYNC_STEPS = 8
@@ -78,7 +79,7 @@ class Training:
         self.spec = preprocess_spec(recipe, store.size)
         self.peers = Peers(self.rank, self.world, self.device)
         val = Stream(store, "val", self.spec, self.rank, self.world, feed.tasks)
-        self.val = Validation(val)
+        self.val = ValidationShare(val)
         self.steps = feed.steps
         share = share_of(recipe.batch_size, self.rank, self.world)
         self.mixer = Mixer(recipe.mixup, recipe.cutmix, recipe.seed, recipe.batch_size, share)

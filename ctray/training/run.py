@@ -11,7 +11,7 @@ import psutil
 from pydantic import ValidationError
 
 from ctray import storage
-from ctray.artefact.parts import is_bundle
+from ctray.artefact.parts import BundleInfo, is_bundle
 from ctray.config import Recipe
 from ctray.data.store import Store, is_store
 from ctray.errors import UserError
@@ -21,8 +21,8 @@ from ctray.training.plan import Plan
 _BUNDLE, _CONFIG, _LOCK = "bundle", "config.json", ".lock"
 
 
-def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] | None:
-    """The metrics of the bundle that this run has written already; None when it has not.
+def finished_bundle(out: Path, recipe: Recipe, data: Path) -> BundleInfo | None:
+    """What the bundle that this run has written already says of itself; None without one.
 
     Raises:
         UserError: the folder holds a finished run of another recipe or on other data.
@@ -45,7 +45,7 @@ def finished_metrics(out: Path, recipe: Recipe, data: Path) -> dict[str, float] 
         raise UserError(
             f"{out} holds a finished run with {difference}: choose another folder", "out"
         )
-    return Bundle.load(str(out / _BUNDLE)).info.metrics
+    return Bundle.load(str(out / _BUNDLE)).info
 
 
 @contextlib.contextmanager

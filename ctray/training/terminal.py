@@ -5,12 +5,14 @@ import itertools
 import os
 import sys
 import time
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ctray import storage
+from ctray.config import Recipe
 from ctray.training.history import HistoryRow
 from ctray.words import counted
 
@@ -90,3 +92,28 @@ class Terminal:
             # It may be the same pipe.
             with contextlib.suppress(OSError):
                 print(f"warning: {storage.cause(error)}: the run continues unseen", file=sys.stderr)
+
+
+def print_trained(recipe: Recipe, best: HistoryRow) -> None:
+    """Say which evaluation of a finished run was the best, and whether its weights are kept.
+
+    Args:
+        recipe: of the run.
+        best: row of that evaluation.
+    """
+    if not recipe.refit_epochs:
+        print(f"best: step {best['step']}, validation {scores(best)}")
+        return
+    print(f"chosen for the refit: step {best['step']}, validation {scores(best)}")
+    print(
+        f"the bundle has the weights after the refit ({counted(recipe.refit_epochs, 'epoch')}, "
+        "validation records too): those figures are not theirs, see `ctray evaluate`"
+    )
+
+
+def scores(row: Mapping[str, Any]) -> str:
+    """Accuracy, macro-F1 and number of records of an evaluation, or of a bundle's metrics."""
+    return (
+        f"accuracy {row['val_accuracy']:.4f}, macro-F1 {row['val_macro_f1']:.4f} over "
+        f"{row['val_records']:.0f} records"
+    )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 from ctray import storage
 from ctray.config import Recipe
+from ctray.data.batches import smallest_share
 from ctray.data.store import Store
-from ctray.data.stream import smallest_share, steps_per_epoch
 from ctray.errors import UserError
+from ctray.training.fitting import check_records
 from ctray.training.following import RunListener, message_queue
 from ctray.training.history import HistoryRow
-from ctray.training.job import Outcome, make_job
+from ctray.training.job import TrainingEnd, make_job
 from ctray.training.plan import Plan
 from ctray.training.ray_train import build_trainer, fit
 from ctray.training.run import recorded_recipe, write_config
@@ -34,10 +35,7 @@ _AGAIN = "resume the run"
 
 def check_run(recipe: Recipe, store: Store, plan: Plan) -> None:
     """Raise UserError for every mistake that can be known before a worker starts."""
-    for split in ("train", "val"):
-        if len(store.records(split)) == 0:
-            raise UserError(f"the {split} split is empty: a class needs at least three patients")
-    steps_per_epoch(len(store.records("train")), recipe.batch_size)
+    check_records(recipe, store)
     # A batch is shared in pairs, and a worker without a record would not keep step.
     least = 2 * plan.workers - 1
     if recipe.batch_size < least:
@@ -157,7 +155,9 @@ def _run(
         message_queue(trackers, listener) as messages,
     ):
         config = {"job": job, "messages": messages}
-        outcome: Outcome = fit(build_trainer(train_loop, config, plan, scratch, _RESTARTS), again)
+        outcome: TrainingEnd = fit(
+            build_trainer(train_loop, config, plan, scratch, _RESTARTS), again
+        )
         if "error" in outcome:
             sentence, arguments = outcome["error"], outcome["arguments"]
             if outcome["is_unsaved"]:

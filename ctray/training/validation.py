@@ -10,7 +10,7 @@ _BATCH = 64
 _KEPT_BYTES = 256 * 2**20
 
 
-class Validation:
+class ValidationShare:
     """One worker's share of the validation split.
 
     Args:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray.util.queue import Queue
 
-from ctray.data.stream import smallest_share
+from ctray.data.batches import smallest_share
 from ctray.errors import UserError
-from ctray.training.job import Job, Outcome, Reporter
+from ctray.training.job import Job, Reporter, TrainingEnd
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,12 @@ class QueueReporter:
         return False
 
 
-def train_loop(config: dict[str, Any]) -> Outcome:
+def train_loop(config: dict[str, Any]) -> TrainingEnd:
     """Run the training `job` and put what the driver should know into `messages`; as `run_job`."""
     return run_job(config["job"], QueueReporter(config["messages"]))
 
 
-def run_job(job: Job, reporter: Reporter) -> Outcome:
+def run_job(job: Job, reporter: Reporter) -> TrainingEnd:
     """Run one training on this worker.
 
     Returns:
@@ -89,7 +89,7 @@ def run_job(job: Job, reporter: Reporter) -> Outcome:
 
 def _train(
     job: Job, reporter: Reporter, recipe: "Recipe", device: "torch.device", started: float
-) -> Outcome:
+) -> TrainingEnd:
     """Fetch batches, then build the model and train; `started`: when the worker began."""
     import ray.train
 

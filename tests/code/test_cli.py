@@ -1,6 +1,7 @@
 """The command line as a user meets it: processes, exit codes, one sentence, no leftovers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -82,6 +83,15 @@ def test_the_verbs_are_listed_in_the_order_of_use_each_with_a_whole_sentence() -
 
 
 @pytest.mark.fast
+def test_a_path_that_is_not_utf_8_is_printed(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"r\xf6ntgen")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = ctray("phantom", "--images-per-class", 1, "--out", out, **strict)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("r\\udcf6ntgen\n")
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(("verb", "module"), [("search", "tuning.search"), ("serve", "serve")])
 def test_what_follows_another_programs_verb_is_handed_to_it_as_it_was_typed(
     verb: str, module: str, monkeypatch: pytest.MonkeyPatch
@@ -120,6 +130,10 @@ def test_help_does_without_torch_and_ray(arguments: tuple[str, ...]) -> None:
         ("ctray ", set(COMMANDS)),
         ("ctray pr", {"prepare", "predict", "promote"}),
         ("ctray train --re", {"--recipe", "--resume"}),
+        # Of other programs.
+        ("ctray search --max", {"--max-epochs"}),
+        ("ctray search --space wide --sto", {"--storage"}),
+        ("ctray serve --po", {"--port"}),
     ],
 )
 def test_the_shell_completes(typed: str, offered: set[str]) -> None:
@@ -131,10 +145,11 @@ def test_the_shell_completes(typed: str, offered: set[str]) -> None:
     }
     program = "import sys; sys.argv = ['ctray']; from ctray.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", program],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        env=os.environ | asked,
+        # Of what the process becomes, too.
+        env=os.environ | asked | {"PYTHONPROFILEIMPORTTIME": "1"},
         timeout=60,
     )
     assert set(done.stdout.split()) == offered
@@ -214,16 +229,21 @@ def test_mistakes_that_show_at_once(images: Path, tmp_path: Path) -> None:
 def test_mistakes_that_show_when_the_data_is_read(
     images: Path, one_class: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    assert_one_sentence(ctray("prepare", one_class, "--out", out), "one class, 'Normal'")
-    (one_class / "Broken").mkdir()
-    (one_class / "Broken" / "x.png").write_text("nothing")
-    done = ctray("train", "--data", one_class, "--out", out)
-    assert_one_sentence(done, "class 'Broken' has no usable image")
-    done = ctray("train", "--data", images, "--out", out, "--workers", "64")
-    assert_one_sentence(done, "too few for 64 workers")
-    assert done.stderr.endswith("or fewer (--workers)\n")
+    out, other = tmp_path / "out", tmp_path / "other"
+    broken = Path(shutil.copytree(one_class, tmp_path / "broken"))
+    (broken / "Broken").mkdir()
+    (broken / "Broken" / "x.png").write_text("nothing")
+    mistakes = [
+        (("prepare", one_class, "--out", out), "one class, 'Normal'"),
+        (("train", "--data", broken, "--out", out), "class 'Broken' has no usable image"),
+        (("train", "--data", images, "--out", other, "--workers", "64"), "too few for 64 workers"),
+    ]
+    ends = all_at_once(arguments for arguments, _ in mistakes)
+    for done, (_, sentence) in zip(ends, mistakes, strict=True):
+        assert_one_sentence(done, sentence)
+    assert ends[-1].stderr.endswith("or fewer (--workers)\n")
     assert not out.exists()
+    assert not other.exists()
 
 
 def test_a_changed_byte_is_found_by_every_reader(run: Path, images: Path, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_step_by_step(
     printed = run_shell("".join(before), tmp_path, on_a_cluster)
     assert printed.count("first step after ") == 1
     assert printed.count("finished already, nothing to do") == 1
+    assert printed.count("chosen for the refit: step ") == 1
+    assert printed.count("before its refit") == 1
     assert "160 records in " in printed
     # What the shell remembers from the fourth step on; and the service ends without an error.
     picture = next(line for line in before[-1].splitlines() if line.startswith("IMAGE="))

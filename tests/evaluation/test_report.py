@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from browser_kit import TELEPHONE, laid_out
 
 from ctray.evaluation.metrics import Metrics, score
 from ctray.evaluation.report import THUMBNAIL_PIXELS, write_report
@@ -332,3 +333,18 @@ def test_a_file_name_that_is_no_valid_text_can_be_reported(tmp_path: Path) -> No
     got, page = written(tmp_path, frame, metrics, unreadable=(Unreadable(name, "truncated"),))
     assert got["unreadable"][0]["file"] == name
     assert "caf\\udce9.png" in page
+
+
+def test_on_a_telephone_nothing_is_cut(tmp_path: Path) -> None:
+    frame, metrics = made_up(["COVID", "Lung_Opacity", "Normal", "Viral_Pneumonia_of_both_lungs"])
+    data = "/home/somebody/data/stores/radiography-of-2026-11-24"
+    _, page = written(tmp_path, frame, metrics, data=data)
+    layout = laid_out(page)
+    assert layout.width <= TELEPHONE
+    # Not the table by class, and not the matrix.
+    assert layout.scrolled == []
+
+
+def test_on_a_desk_the_bars_are_shown(tmp_path: Path) -> None:
+    _, page = written(tmp_path, *made_up())
+    assert laid_out(page, 1200).bars == 2 + len(CLASSES) + 2

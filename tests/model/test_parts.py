@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctray.config import RECIPES, Recipe, recipe_file
-from ctray.data.stream import share_of
+from ctray.data.batches import share_of
 from ctray.errors import UserError
 from ctray.models.depthwise import DepthwiseConv2d, speed_up_depthwise
 from ctray.models.small_cnn import SmallCNN

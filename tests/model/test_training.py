@@ -32,7 +32,7 @@ from ctray.training import ray_train, trainer, worker
 from ctray.training.history import HISTORY_KEYS
 from ctray.training.job import make_job
 from ctray.training.plan import make_plan
-from ctray.training.validation import Validation
+from ctray.training.validation import ValidationShare
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -137,7 +137,7 @@ def test_two_workers_train_and_count_every_validation_record_once(
 
 def test_an_evaluation_is_of_images_of_the_size_asked_for(store: Store) -> None:
     spec = PreprocessSpec(store_size=96, image_size=96)
-    validation = Validation(Stream(store, "val", spec, 0, 1))
+    validation = ValidationShare(Stream(store, "val", spec, 0, 1))
     # The second time from memory.
     for size in (64, 64, 96):
         batches = list(validation.batches(size))

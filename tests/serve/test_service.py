@@ -257,8 +257,8 @@ def test_an_uncompressed_radiograph_of_30_mb(service: Service, predictor: Predic
 
 def test_a_load_balancer_may_ask_with_head(service: Service) -> None:
     for path in ("/healthz", "/readyz"):
-        for http in (service.http, service.torch):
-            got, headed = http.get(path), http.head(path)
+        for client in (service.http, service.torch):
+            got, headed = client.get(path), client.head(path)
             assert (headed.status_code, headed.content) == (200, b"")
             assert headed.headers["content-length"] == got.headers["content-length"]
     # The connection is still in step.

@@ -1,7 +1,9 @@
 """Objectives, the front and the choice."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from ctray.config import Recipe
 from ctray.errors import UserError
 from tuning.choice import choose_trial
-from tuning.finish import recipes_own
+from tuning.finish import finish, recipes_own
 from tuning.objectives import OBJECTIVES, best_of, front, parse_objectives
 from tuning.space import Space
 from tuning.trials import Trial, TrialState
@@ -123,6 +125,29 @@ def test_nothing_above_the_latency_budget_is_chosen() -> None:
     assert choice.trial.number == 1
     assert "at most 4 ms" in choice.rule
     assert choose_trial(trials, F1, "best", 1.0, never) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (
+            "small_cnn takes images of one size only: use small_share=0",
+            "use small_share=0; a recipe's key is set in the space, as `key: {choice: [value]}`",
+        ),
+        ("its process died twice", "its process died twice (all trials"),
+    ],
+)
+def test_when_all_have_failed_the_advice_is_one_that_a_search_can_follow(
+    reason: str, says: str, tmp_path: Path
+) -> None:
+    space = Space({"lr": {"choice": [1e-3]}})
+    study: Any = SimpleNamespace(
+        objectives=(F1,), latency_budget_ms=None, space=space, base=Recipe(), out=tmp_path
+    )
+    failed = replace(trial(0, 0.9, None), state="failed", reason=reason, rows=())
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        finish(study, [failed], "best", refits=False, command="")
+    assert caught.value.arguments == (("space",) if "small_share" in reason else ())
 
 
 def test_objectives_by_name() -> None:

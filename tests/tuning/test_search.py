@@ -24,8 +24,8 @@ from ray.util import placement_group_table
 from ctray.artefact.bundle import Bundle
 from ctray.artefact.registry import production
 from ctray.config import Recipe
+from ctray.data.batches import steps_per_epoch
 from ctray.data.store import Store
-from ctray.data.stream import steps_per_epoch
 from ctray.engine.latency import latency_ms
 from ctray.engine.loading import load_engine
 from ctray.errors import UserError
@@ -379,8 +379,10 @@ def test_ctrl_c_ends_a_search_that_waits_for_a_busy_cluster(store: Store, tmp_pa
 
 
 def test_the_time_budget_ends_a_search_that_a_cluster_has_no_room_for(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The lane never starts: nobody comes home, however long that is waited for.
+    monkeypatch.setattr("tuning.lanes._HOME_S", 2.0)
     study = study_of(store, tmp_path)
 
     @ray.remote(num_cpus=ray.cluster_resources()["CPU"])

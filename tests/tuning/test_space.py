@@ -199,3 +199,40 @@ def test_a_key_that_depends_on_two_others_is_refused(tmp_path: Path) -> None:
         load(tmp_path, text)
     with pytest.raises(UserError, match="1 is not a key of a recipe"):
         load(tmp_path, "1: {choice: [1]}")
+
+
+def test_values_above_a_limit_are_left_out_wherever_they_are() -> None:
+    space = Space(
+        {
+            "batch_size": {"choice": [16, 32]},
+            "backbone": {"choice": ["small_cnn", "resnet18"]},
+            "when": {
+                "backbone": {
+                    "small_cnn": {"batch_size": {"low": 8, "high": 64}},
+                    "resnet18": {"batch_size": {"choice": [32]}, "lr": {"choice": [1e-3]}},
+                }
+            },
+        }
+    )
+    assert space.at_most("batch_size", 64) is space
+    capped = space.at_most("batch_size", 22)
+    assert capped.source == {
+        "batch_size": {"choice": [16]},
+        "backbone": {"choice": ["small_cnn", "resnet18"]},
+        "when": {
+            "backbone": {
+                "small_cnn": {"batch_size": {"low": 8, "high": 22}},
+                "resnet18": {"lr": {"choice": [1e-3]}},
+            }
+        },
+    }
+    assert "batch_size" not in space.at_most("batch_size", 7).source
+    assert Space({"batch_size": {"low": 8, "high": 64}}).at_most("batch_size", 8).source == {
+        "batch_size": {"choice": [8]}
+    }
+
+
+def test_a_key_that_others_depend_on_stays() -> None:
+    lr = {"lr": {"choice": [1e-3]}}
+    space = Space({"batch_size": {"choice": [16, 32]}, "when": {"batch_size": {32: lr}}})
+    assert space.at_most("batch_size", 22) is space

@@ -4,7 +4,7 @@ A group is everything tied together by a patient, a study, a series or the same 
 unit that never straddles two splits.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -120,9 +120,9 @@ def _lend_val(
         everywhere: whether no class has a val split as given.
     """
     members = records[["group", "label"]].drop_duplicates()
-    classes_of: dict[str, list[str]] = defaultdict(list)
-    for group, label in members.itertuples(index=False):
-        classes_of[group].append(label)
+    classes_of: dict[str, list[str]] = {}
+    for group, label in zip(members["group"], members["label"], strict=True):
+        classes_of.setdefault(group, []).append(label)
     train = Counter(
         label
         for group, labels in classes_of.items()

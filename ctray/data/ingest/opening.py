@@ -22,14 +22,20 @@ def check_data(data: Path) -> tuple[str, ...]:
     return list_folder(data).notes
 
 
+def known_store(data: Path, place: Path) -> Store | None:
+    """The store that `open_or_prepare` would open as it is; None where it would have to prepare."""
+    found = next((store for store in (data, place) if is_store(store)), None)
+    return None if found is None else Store.open(found)
+
+
 def open_or_prepare(data: Path, place: Path) -> Store:
     """The store at `data`, or one made of the folder `data` in `place`; needs a running Ray.
 
     A store that is in `place` already is opened as it is.
     """
-    for store in (data, place):
-        if is_store(store):
-            return Store.open(store)
+    known = known_store(data, place)
+    if known is not None:
+        return known
     from ctray.data.ingest.listing import list_folder
     from ctray.data.ingest.prepare import prepare
 
