@@ -102,7 +102,7 @@ def test_a_folder_a_class_without_images_folders_works(
 
 def test_metadata_that_names_no_file_is_refused(copy: Path) -> None:
     text = (copy / "metadata.csv").read_text()
-    (copy / "metadata.csv").write_text(text.replace("/images/", "/pictures/"))
+    (copy / "metadata.csv").write_text(text.replace("-", "-none-"))
     with pytest.raises(UserError, match="names no file here"):
         list_folder(copy)
     (copy / "metadata.csv").write_text(text.replace("/", "\\"))
@@ -417,6 +417,8 @@ def test_look_alikes_under_two_labels_stay_and_copies_do_not(
 
 def test_strict_makes_a_fault_an_error(cluster: None, copy: Path, tmp_path: Path) -> None:
     (copy / "COVID" / "images" / "text.png").write_text("no picture")
+    with open(copy / "metadata.csv", "a") as table:
+        table.write("COVID/images/text.png,COVID,,\n")
     with pytest.raises(UserError, match=r"^1 of 321 .*COVID/images/text.png"):
         prepare(list_folder(copy), tmp_path / "store", Options(size=64, strict=True))
     assert not (tmp_path / "store").exists()

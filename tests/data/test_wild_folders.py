@@ -394,6 +394,17 @@ def test_wild_folders_of_the_system_are_left_out(tmp_path: Path, name: str) -> N
     (tmp_path / name).chmod(0o700)
 
 
+def test_wild_a_stray_table_of_a_download_stops_nothing(tmp_path: Path) -> None:
+    table = "Image Index,Finding Labels,Patient ID\n00000000_000.png,Pneumonia,0\n"
+    make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "Data_Entry_2017.csv").write_text(table)
+    listing = list_folder(tmp_path)
+    assert listing.classes == ("a", "b")
+    assert any("names none of the images here" in said for said in listing.warnings)
+    with pytest.raises(UserError, match="has none of the images"):
+        list_inputs([DataInput(str(tmp_path))], choice=Choice("nih"))
+
+
 # --- every file by its first bytes ---------------------------------------------------------
 
 

@@ -109,13 +109,31 @@ def read_download(root: str, columns: Mapping[str, str], choice: Choice) -> Fold
     for name, known in _KNOWN.items():
         download = known.recognise(tree) if choice.layout in ("", name) else None
         if download is not None:
-            return _Reading(tree, known.title, download, columns, choice).contents()
+            reading = _Reading(tree, known.title, download, columns, choice)
+            # A table somewhere within class folders may be about other images.
+            astray = all("/" in table for table in download.tables)
+            if astray and not choice.layout and not choice.labels and not reading.has_files:
+                return _folders_beside(reading, download, root, columns, known.title)
+            return reading.contents()
         if choice.layout == name:
             raise UserError(f"{root} is not {known.title}: it lacks {known.signs}", "layout")
     base = radiography.base_of(tree)
     if base is None and choice.layout != _RADIOGRAPHY:
         return None
     return _by_folders(root, base or "", columns, choice)
+
+
+def _folders_beside(
+    reading: "_Reading", download: Download, root: str, columns: Mapping[str, str], title: str
+) -> FolderContents:
+    """The class folders among which a table lies, or the download if there are none."""
+    try:
+        contents = read_folder(root, columns)
+    except UserError:
+        return reading.contents()
+    tables = listed(download.tables)
+    said = f"{tables} is as in {title}, but names none of the images here, and was not read"
+    return replace(contents, warnings=(*contents.warnings, said))
 
 
 def _by_folders(root: str, base: str, columns: Mapping[str, str], choice: Choice) -> FolderContents:
@@ -165,6 +183,11 @@ class _Reading:
         self._entries: dict[str, Entry] = {}
         self._counts = Counter[Fault]()
         self._missing: list[str] = []
+
+    @property
+    def has_files(self) -> bool:
+        """Whether any of its images is here."""
+        return any(entry.file for entry in self._download.entries)
 
     def contents(self) -> FolderContents:
         """The files that are named, those that are not, and the sentences on both."""
