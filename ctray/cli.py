@@ -77,7 +77,7 @@ def prepare(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, manifests (.csv, .parquet) or stores; paths, s3:// or gs://; "
+            help="Folders, manifests (.csv, .tsv, .parquet) or stores; paths, s3:// or gs://; "
             "NAME=PLACE names the source."
         ),
     ],
@@ -98,6 +98,16 @@ def prepare(
     group_regex: Annotated[
         str | None, typer.Option(help="What in a path names the patient or series.")
     ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Well-known download it is, or folders; default: found out.")
+    ] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Finding of a download to tell from the rest; repeat for a class each."),
+    ] = None,
+    views: Annotated[
+        str, typer.Option(help="Of a download's images: frontal, or all.")
+    ] = "frontal",
     fractions: Annotated[
         str | None,
         typer.Option(help="Shares TRAIN,VAL,TEST; also of what has a split. Default .7,.15,.15."),
@@ -115,7 +125,7 @@ def prepare(
     """
     from rich.progress import Progress
 
-    from ctray.data.ingest.listing import list_inputs, parse_input
+    from ctray.data.ingest.listing import Choice, list_inputs, parse_input
     from ctray.data.ingest.prepare import Options, read_fractions
     from ctray.data.ingest.prepare import prepare as prepare_store
     from ctray.data.store import DEFAULT_SIZE, Store
@@ -129,7 +139,10 @@ def prepare(
         columns=parse_pairs("--column", column or []),
         classes=parse_pairs("--map", map_ or []),
         group_regex=group_regex,
+        choice=Choice(layout, tuple(label or ()), views),
     )
+    for note in listing.notes:
+        print(note)
     if not append:
         check_empty(out)
     console = error_console()
@@ -237,7 +250,7 @@ def train(
     asked = with_short_refit(asked, given)
     most, least = parse_workers(workers)
     check_backbone(asked.backbone)
-    check_data(data)
+    notes = check_data(data)
     known = known_store(data, out / "store")
     settings = fitted(asked, given, known) if known else asked
     done = finished_bundle(out, settings, data)
@@ -246,6 +259,8 @@ def train(
         print(f"finished already, nothing to do: validation {scores(done.metrics)}{before}")
         print(f"bundle: {out / 'bundle'}")
         return
+    for note in notes:
+        print(note)
     if known:
         print(f"plan: {schedule(settings, asked, known)}", flush=True)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))

@@ -15,6 +15,7 @@ import typer.core
 
 from ctray.config import Recipe
 from ctray.errors import ClusterDiedError, UserError
+from ctray.words import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +158,9 @@ def _end_at_once(code: int) -> NoReturn:
 
 def _sentence(error: UserError) -> str:
     """What a command line prints of a mistake: the library's words, and the options to change."""
-    return f"error: {error}" + (f" ({', '.join(error.options)})" if error.options else "")
+    return f"error: {printable(str(error))}" + (
+        f" ({', '.join(error.options)})" if error.options else ""
+    )
 
 
 def parse_pairs(option: str, pairs: list[str]) -> dict[str, str]:
@@ -207,11 +210,11 @@ def print_store(store: "Store") -> None:
         )
     if store.confounds:
         print(f"confounded: {store.confounds[0]}")
+    for notice in store.notices:
+        print(notice)
     if store.ignored:
-        print(
-            f"{len(store.ignored)} files are not images by name and were not read, "
-            f"the first: {store.ignored[0]}"
-        )
+        number = counted(len(store.ignored), "other file")
+        print(f"{number} not read, the first: {store.ignored[0]}")
 
 
 def promote_and_print(bundle: str, registry: str | None, name: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 SPLITS = ("train", "val", "test")
 # Before the names of a user's own columns: what a table says beside the columns of ours.
 META = "meta."
+# The status of an image that was not asked for: no fault of anybody's.
+OTHER_VIEW = "other view"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class ManifestRow:
         group: what ties records together (patient, series, same picture); never in two splits.
         source: where it came from: hospital, collection.
         split: one of `SPLITS`; empty for what was left out.
-        status: `ok`; `conflict`, `duplicate`, `unlabelled`, or the fault of an `ImageError`, for
-            what was left out.
+        status: `ok`; `conflict`, `duplicate`, `unlabelled`, `other view`, or the fault of an
+            `ImageError`, for what was left out.
         reason: why it was left out, a sentence; empty where it was not.
         warning: what is odd about a record that stays.
         width: of the decoded picture, px.

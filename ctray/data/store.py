@@ -49,10 +49,11 @@ class StoreInfo:
         fractions: shares of train, val and test that new groups get.
         fingerprint: 64 hex digits over ids, labels, groups, splits and size.
         synthetic: whether the images were drawn, not taken from patients.
-        ignored_files: files beside the images that are not images by name.
+        ignored_files: files beside the records that nothing was made of.
         inputs: where the images came from, paths or URIs.
         date: when it was written, ISO 8601 in UTC.
         confounds: a sentence for each factor that could give a class away, the gravest first.
+        notices: sentences on how tables and files matched, and on what a split lacks.
     """
 
     schema_version: int
@@ -68,6 +69,7 @@ class StoreInfo:
     date: str
     # Stores of earlier versions of ctray have none on record.
     confounds: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -106,10 +108,11 @@ class Store:
         fingerprint: 64 hex digits over ids, labels, groups, splits and size.
         version: 1 when first prepared, one more with every append.
         synthetic: whether the images were drawn, not taken from patients.
-        ignored: files beside the images that are not images by name.
+        ignored: files beside the records that nothing was made of.
         inputs: where the images came from, paths or URIs.
         confounds: a sentence for each factor that could give a class away, the gravest first; empty
             also where an earlier version of ctray prepared the store.
+        notices: sentences on how tables and files matched, and on what a split lacks.
     """
 
     root: Path
@@ -124,6 +127,7 @@ class Store:
     ignored: tuple[str, ...]
     inputs: tuple[str, ...]
     confounds: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -153,6 +157,7 @@ class Store:
             ignored=info.ignored_files,
             inputs=info.inputs,
             confounds=info.confounds,
+            notices=info.notices,
         )
 
     @property

@@ -122,7 +122,15 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
         UserError: images without a label, or classes the bundle does not know.
     """
     listing = list_folder(data)
+    if listing.hints and not set(listing.classes) <= set(predictor.bundle.info.classes):
+        raise UserError(listing.hints[0])
     _check_classes(predictor, listing.classes)
+    left_out = [file for file in listing.files if file.reason]
+    if left_out:
+        raise UserError(
+            f"{len(left_out)} files of {data} are left out, the first {left_out[0].path}: "
+            f"{left_out[0].reason}: prepare a store of it first, which counts them"
+        )
     nameless = [file.path for file in listing.files if not file.label]
     if nameless:
         raise UserError(

@@ -1,10 +1,10 @@
 """Files on any URI, and the folders that commands write into."""
 
+from ctray.storage.local import Walked, cause
 from ctray.storage.output import check_empty, check_writable, locked, new_folder
 from ctray.storage.uri import (
     absolute,
     any_exists,
-    cause,
     delete,
     delete_if_empty,
     exists,
@@ -15,6 +15,7 @@ from ctray.storage.uri import (
     is_folder,
     join,
     plain,
+    printable_uri,
     read_bytes,
     read_starts,
     resolve,
@@ -23,6 +24,7 @@ from ctray.storage.uri import (
 )
 
 __all__ = [
+    "Walked",
     "absolute",
     "any_exists",
     "cause",
@@ -40,6 +42,7 @@ __all__ = [
     "locked",
     "new_folder",
     "plain",
+    "printable_uri",
     "read_bytes",
     "read_starts",
     "resolve",

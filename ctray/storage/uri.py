@@ -8,12 +8,14 @@ import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ctray.errors import UserError
+from ctray.storage.local import Walked, cause, is_left_out, walk_local
+from ctray.words import printable
 
 _LOCAL = fs.LocalFileSystem()
 # An object store answers in tens of milliseconds: many small questions are asked side by side.
@@ -54,7 +56,8 @@ def plain(uri: str) -> str:
     if "://" not in uri:
         return uri
     parts = urlsplit(uri)
-    return (parts.netloc + unquote(parts.path)).rstrip("/")
+    path = printable(os.fsdecode(unquote_to_bytes(parts.path)))
+    return (parts.netloc + path).rstrip("/")
 
 
 def exists(uri: str) -> bool:
@@ -97,6 +100,10 @@ def read_starts(uris: Iterable[str], size: int) -> list[bytes]:
     def read_start(uri: str) -> bytes:
         filesystem, path = _open(uri)
         try:
+            # Arrow refuses a name that is not UTF-8.
+            if filesystem is _LOCAL:
+                with open(path, "rb") as file:
+                    return file.read(size)
             with filesystem.open_input_stream(path) as stream:
                 return stream.read(size)
         except OSError:
@@ -106,34 +113,29 @@ def read_starts(uris: Iterable[str], size: int) -> list[bytes]:
         return list(pool.map(read_start, uris))
 
 
-def walk(uri: str) -> tuple[list[str], list[str]]:
+def walk(uri: str) -> Walked:
     """Files and folders at any depth below a folder, as sorted relative paths with `/`.
 
-    Links are followed; what is hidden (a name that begins with a dot) is left out.
+    Links are followed, and each folder is listed once. What is hidden (a name that begins with a
+    dot) and what the system keeps beside (`@eaDir`, `$RECYCLE.BIN` …) is left out.
 
     Raises:
-        UserError: a folder cannot be listed, or a link leads back to a folder it lies in.
+        UserError: a folder cannot be listed, or a link leads to a folder around the root.
     """
     filesystem, path = _open(uri)
     if filesystem is _LOCAL:
-        files, folders = _walk_local(path)
-        return sorted(files), sorted(folders)
+        return walk_local(path)
     try:
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     except OSError as error:
         raise UserError(f"{uri} cannot be listed: {cause(error)}") from error
     names = {info.path[len(path) + 1 :]: info.type for info in infos}
-    seen = sorted(name for name in names if "/." not in f"/{name}")
+    seen = sorted(name for name in names if not any(map(is_left_out, name.split("/"))))
     files = [name for name in seen if names[name] == fs.FileType.File]
     # Object stores may list their objects only: the folders are what the names go through.
     passed = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     passed |= {name for name in seen if names[name] == fs.FileType.Directory}
-    return files, sorted(passed - {"."})
-
-
-def cause(error: OSError) -> str:
-    """What the system says, in one line."""
-    return error.strerror or str(error).partition("\n")[0]
+    return Walked(files, sorted(passed - {"."}), [])
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -198,7 +200,15 @@ def absolute(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
         raise UserError(f"{uri!r} names the machine {parts.netloc!r}: write file:///path")
-    return str(Path(unquote(parts.path)).resolve())
+    return str(Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve())
+
+
+def printable_uri(place: str) -> str:
+    """The place itself, or its `file://` URI where the path is not UTF-8.
+
+    Such a path can be neither printed nor written into a table.
+    """
+    return place if printable(place) == place else f"file://{quote(os.fsencode(place))}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,30 +225,14 @@ def _names(uri: str, kind: fs.FileType) -> list[str]:
 
 def _kind(uri: str) -> fs.FileType:
     filesystem, path = _open(uri)
+    if filesystem is _LOCAL:
+        # Arrow refuses a name that is not UTF-8.
+        if os.path.isdir(path):
+            return fs.FileType.Directory
+        if os.path.isfile(path):
+            return fs.FileType.File
+        return fs.FileType.Unknown if os.path.exists(path) else fs.FileType.NotFound
     return filesystem.get_file_info(path).type
-
-
-def _walk_local(root: str) -> tuple[list[str], list[str]]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {cause(error)}") from error
-
-    files: list[str] = []
-    below: list[str] = []
-    for place, names, found in os.walk(root, onerror=refuse, followlinks=True):
-        names[:] = [name for name in names if name[0] != "."]
-        prefix = place[len(root.rstrip("/")) + 1 :]
-        prefix = f"{prefix}/" if prefix else ""
-        for name in names:
-            target = f"{place}/{name}"
-            if os.path.islink(target) and _lies_in(place, os.path.realpath(target)):
-                raise UserError(f"the link {target} leads back to a folder it lies in: remove it")
-        below += [prefix + name for name in names]
-        files += [prefix + name for name in found if name[0] != "."]
-    return files, below
-
-
-def _lies_in(place: str, folder: str) -> bool:
-    return Path(place).resolve().is_relative_to(folder)
 
 
 def _open(uri: str) -> tuple[fs.FileSystem, str]:

@@ -91,14 +91,17 @@ def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
 
 def test_masks_travel_with_their_images(tmp_path: Path) -> None:
     make(tmp_path, "a/images/1.png", "a/images/2.png", "a/masks/1.bmp", "a/masks/9.png")
-    make(tmp_path, "a/overlay.png", "b/1.png", "b/masks/1.png", "SYNTHETIC")
+    make(tmp_path, "a/heat/1.png", "b/1.png", "b/masks/1.png", "SYNTHETIC")
+    make(tmp_path, "a/images/p/3.png", "a/masks/p/3.png", "b/deep/4.jpg", "b/deep/masks/4.png")
     listing = list_folder(tmp_path)
     assert masks(listing) == {
         "a/images/1.png": str(tmp_path / "a/masks/1.bmp"),
         "a/images/2.png": "",
+        "a/images/p/3.png": str(tmp_path / "a/masks/p/3.png"),
         "b/1.png": str(tmp_path / "b/masks/1.png"),
+        "b/deep/4.jpg": str(tmp_path / "b/deep/masks/4.png"),
     }
-    assert listing.ignored == ("a/overlay.png",)
+    assert listing.ignored == ("a/heat/1.png",)
     assert listing.synthetic
 
 
@@ -217,7 +220,7 @@ def test_one_folder_called_test_is_a_class(tmp_path: Path) -> None:
 
 
 def test_a_dicom_tree_needs_no_suffixes(tmp_path: Path) -> None:
-    make(tmp_path, "a/p1/s1/x.dcm", "a/p1/s2/y.DICOM", "b/p2/notes", "b/p2/x.2")
+    make(tmp_path, "a/p1/s1/x.dcm", "a/p1/s2/y.DICOM", "b/p2/notes.txt", "b/p2/README")
     for name in ("a/p1/s1/IM0001", "b/p2/1.2.840.10008.5", "b/DICOMDIR"):
         (tmp_path / name).write_bytes(dicom())
     listing = list_folder(tmp_path)
@@ -227,7 +230,7 @@ def test_a_dicom_tree_needs_no_suffixes(tmp_path: Path) -> None:
         "a/p1/s2/y.DICOM": "a",
         "b/p2/1.2.840.10008.5": "b",
     }
-    assert listing.ignored == ("b/DICOMDIR", "b/p2/notes", "b/p2/x.2")
+    assert listing.ignored == ("b/DICOMDIR", "b/p2/README", "b/p2/notes.txt")
 
 
 @pytest.mark.parametrize("column", ["label", "class"])
@@ -240,12 +243,27 @@ def test_a_table_labels_a_flat_folder_or_a_tree(tmp_path: Path, column: str) -> 
     assert masks(listing)["images/2.dcm"] == str(tmp_path / "masks/2.png")
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_wild_links_are_followed_but_no_folder_is_listed_twice(tmp_path: Path) -> None:
     make(tmp_path, "pool/1.png", "data/b/1.png")
     (tmp_path / "data" / "a").symlink_to(tmp_path / "pool")
     assert [file.path for file in list_folder(tmp_path / "data").files] == ["a/1.png", "b/1.png"]
     (tmp_path / "pool" / "up").symlink_to(tmp_path / "pool")
-    with pytest.raises(UserError, match="leads back"):
+    # Each of forty folders links to all the others: 2^40 ways through them.
+    for number in range(40):
+        (tmp_path / "data" / "b" / f"{number}").mkdir()
+        for other in range(40):
+            (tmp_path / "data" / "b" / f"{number}" / f"to{other}").symlink_to(f"../{other}")
+    listing = list_folder(tmp_path / "data")
+    assert [file.path for file in listing.files] == ["a/1.png", "b/1.png"]
+    passed = storage.walk(str(tmp_path / "data")).passed
+    assert len(passed) == 1 + 40 * 40
+    assert passed[0] == ("a/up", "leads to a folder that is listed already")
+
+
+def test_wild_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "data/a/1.png", "data/b/1.png", "else/1.png")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"a/up leads back to a folder it lies in"):
         list_folder(tmp_path / "data")
 
 
@@ -280,10 +298,43 @@ def test_a_mistake_in_a_folder_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"]
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_wild_tables_in_any_encoding_and_separator(
+    tmp_path: Path, encoding: str, separator: str
+) -> None:
+    make(tmp_path, "a/ä.png", "b/1.png")
+    rows = [
+        ("file", "class", "note", "where"),
+        ("a/ä.png", "a", '"x; y, z"', "Löwen"),
+        ("b/1.png", "b", "", "", ""),  # ends with a separator
+    ]
+    text = "".join(separator.join(row) + "\r\n" for row in rows)
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    assert by_path(list_folder(tmp_path))["a/ä.png"].meta == {"note": "x; y, z", "where": "Löwen"}
+
+
+def test_wild_tables_as_excel_writes_them(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/1.png")
+    text = "sep=;\r\nfile;patient;size[w,h];;\r\na/1.png;p1;3,4;;\r\n"
+    (tmp_path / "metadata.csv").write_bytes(text.encode("cp1252"))
+    known = by_path(list_folder(tmp_path))["a/1.png"]
+    assert (known.group, known.meta) == ("p1", {"size[w,h]": "3,4"})
+
+
+def test_wild_manifests_with_tabs(tmp_path: Path) -> None:
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "list.tsv").write_text("path\tlabel\n1.png\ta, b\n2.png\tc\n")
+    assert labels(list_folder(tmp_path / "list.tsv")) == {"1.png": "a, b", "2.png": "c"}
+
+
+@pytest.mark.parametrize("data", [b"PK\3\4\0\0", b"\x89PNG\r\n\x1a\n\0\1", b"\xff\xfef\0i"])
+def test_wild_tables_that_hold_no_text_are_refused(tmp_path: Path, data: bytes) -> None:
     make(tmp_path, "a/1.png")
-    (tmp_path / "metadata.csv").write_bytes("file,note\na/1.png,ä\n".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8"):
+    (tmp_path / "metadata.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"metadata\.csv is (not a text table|cut short)"):
         list_folder(tmp_path)
 
 

@@ -144,6 +144,14 @@ def test_every_section_is_there_and_the_links_lead_to_them(tmp_path: Path) -> No
     assert len(links) >= 10
 
 
+def test_wild_what_is_said_of_the_whole_set_is_on_the_page(tmp_path: Path) -> None:
+    said = ["1 row of <b>.csv has no file here", "the store has no val records"]
+    got, page = written(tmp_path, made_up(), notices=said)
+    assert got["notices"] == said
+    assert all(sentence in Page(page).text for sentence in said)
+    assert "<b>.csv" not in page
+
+
 def test_json_agrees_with_the_manifest(tmp_path: Path) -> None:
     frame = made_up()
     frame.loc[:29, "patient"] = [f"rsna-{i % 10}" for i in range(30)]

@@ -1,6 +1,7 @@
 """The running service over HTTP: real Ray, real HAProxy, `serve deploy`, an untrained model."""
 
 import concurrent.futures
+import http.client
 import json
 import os
 import re
@@ -284,6 +285,18 @@ def test_a_body_over_the_limit_is_413(service: Service, declared: bool) -> None:
     content = data if declared else iter([data[: 2**20]] * (len(data) // 2**20 + 1))
     reply = service.http.post("/v1/predict", content=content, headers=PNG)
     assert "64 MiB" in refusal(reply, 413)
+
+
+def test_a_client_that_sends_all_before_it_reads_sees_the_413(service: Service) -> None:
+    size = 8 * MAX_BODY_BYTES
+    address = urllib.parse.urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    headers = {**PNG, "content-length": str(size)}
+    connection.request("POST", "/v1/predict", (bytes(2**20) for _ in range(size // 2**20)), headers)
+    reply = connection.getresponse()
+    assert reply.status == 413
+    assert "20 MiB" in json.loads(reply.read())["detail"]
+    connection.close()
 
 
 def test_a_declared_size_is_refused_before_the_body_is_sent(service: Service) -> None:

@@ -37,6 +37,8 @@ class Scene:
         self.desk: Any = SimpleNamespace(
             submit=SimpleNamespace(remote=self.jobs.append),
             dismiss=SimpleNamespace(remote=lambda number: self.told.append(("dismiss", number))),
+            # Called only while Ray runs in this process.
+            close=SimpleNamespace(remote=lambda: None),
         )
         self.stop = StopSignal(self.desk)
         labels = pd.DataFrame({"label": ["a", "b"] * 8})

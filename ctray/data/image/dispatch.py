@@ -83,7 +83,7 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
     _silence_libraries()
     if not data:
         raise ImageError("unreadable", "the file is empty")
-    kind = _format(data)
+    kind = format_of(data)
     if name is not None:
         _check_name(PurePath(name), kind)
     if kind is None:
@@ -138,7 +138,8 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\.")
 
 
-def _format(data: bytes) -> str | None:
+def format_of(data: bytes) -> str | None:
+    """The format of a file by its first bytes, at least 132 of them; None: none of ours."""
     if data[128:132] == b"DICM":
         return "DICOM"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ctray.data.ingest.duplicates import near_duplicates
 from ctray.data.ingest.earlier import Base
-from ctray.data.manifest import CandidateRow, DuplicateRow, column_types, text_columns
+from ctray.data.manifest import OTHER_VIEW, CandidateRow, DuplicateRow, column_types, text_columns
 from ctray.data.store import read_images
 from ctray.errors import UserError
 
@@ -153,8 +153,9 @@ def check_classes(classes: Sequence[str], manifest: pd.DataFrame) -> None:
 
 
 def refuse_faults(manifest: pd.DataFrame) -> None:
-    """Raise UserError where a record is left out, or warned about."""
-    faults = manifest[(manifest["status"] != "ok") | (manifest["warning"] != "")]
+    """Raise UserError where a record is left out that was asked for, or is warned about."""
+    at_fault = ~manifest["status"].isin(["ok", OTHER_VIEW])
+    faults = manifest[at_fault | (manifest["warning"] != "")]
     if len(faults):
         first = faults.iloc[0]
         raise UserError(

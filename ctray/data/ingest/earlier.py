@@ -27,7 +27,7 @@ class Base:
         fingerprints: place, version and fingerprint of each store.
         classes: sorted labels of the records.
         inputs: where their images came from.
-        ignored: files that were not images by name.
+        ignored: files that nothing was made of.
         synthetic: whether any of their images were drawn.
     """
 

@@ -45,7 +45,7 @@ def factor_columns(usable: pd.DataFrame) -> Iterator[FactorColumn]:
     yield FactorColumn(
         "collection",
         "patient collection",
-        "have patients named '{}'",
+        "have patient ids that begin with '{}'",
         _collections(text("patient")),
     )
     yield FactorColumn("scanner", "scanner", "come from the scanner '{}'", text("scanner"))

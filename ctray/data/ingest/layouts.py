@@ -1,124 +1,41 @@
-"""The layouts in which people keep images: what one folder or one manifest holds.
+"""The layouts in which people keep images: what one folder holds.
 
 A folder has one sub-folder a class, or `train`, `val` and `test` with those inside, or any tree
-whose `metadata.csv` says the label of each file. A manifest is a table that lists files anywhere.
+whose `metadata.csv` says the label of each file.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 
 from ctray import storage
 from ctray.data.image.dispatch import EXTENSIONS
-from ctray.data.ingest.tables import SPLIT_NAMES, Table, TableRow, listed, read_table, suffix
+from ctray.data.ingest.finding import IMAGES, MASKS, find_images, image_key, masks_among
+from ctray.data.ingest.folders import METADATA, check_folders, folder_within, table_beside
+from ctray.data.ingest.matching import (
+    CASE,
+    FOLDER,
+    SUFFIX,
+    Matches,
+    Name,
+    base_name,
+    check_alike,
+    less_strict,
+    lost,
+    match_names,
+    tidied,
+    tidy,
+)
+from ctray.data.ingest.records import Claim, FileRecord, FolderContents
+from ctray.data.ingest.tables import SPLIT_NAMES, Table, TableRow, read_table, suffix
 from ctray.errors import UserError
 from ctray.synthetic.marker import SYNTHETIC_MARKER
+from ctray.words import counted, printable
 
-METADATA = "metadata.csv"
-MANIFESTS = frozenset({".csv", ".parquet"})
-_IMAGES, _MASKS = "images", "masks"
 _ABOUT = ("readme", "licen", "data_card")  # "licen": the British spell it with a c
-_DICOM_MAGIC = slice(128, 132)  # DICOM PS3.10, 7.1
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """One image file before it is opened.
-
-    Attributes:
-        path: what people see: unique, with `/`, relative to its input.
-        uri: absolute path, or URI.
-        label: its class, empty where unknown.
-        group: patient or series, empty where unknown.
-        source: where it came from, empty where unknown.
-        split: train, val or test where its folder or table says so, else empty.
-        mask: absolute path or URI of its mask, empty where there is none.
-        meta: further columns of its table, without the empty ones.
-    """
-
-    path: str
-    uri: str
-    label: str = ""
-    group: str = ""
-    source: str = ""
-    split: str = ""
-    mask: str = ""
-    meta: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A file whose table gives another label than its folder."""
-
-    table: str
-    path: str
-    folder: str
-    row: str
-
-
-@dataclass(frozen=True)
-class FolderContents:
-    """What one folder or manifest holds, with the labels as they are written there.
-
-    Attributes:
-        files: sorted by path.
-        classes: every label that its folders and tables name.
-        ignored: files that are not images by name, sorted.
-        synthetic: whether the images were drawn, not taken from patients.
-        claims: files on whose label folder and table do not agree to the letter.
-        tables: the tables that were read.
-    """
-
-    files: tuple[FileRecord, ...]
-    classes: frozenset[str]
-    ignored: tuple[str, ...]
-    synthetic: bool
-    claims: tuple[Claim, ...]
-    tables: tuple[Table, ...]
-
-
-def read_manifest(uri: str, columns: Mapping[str, str]) -> FolderContents:
-    """The files a .csv or .parquet manifest lists: columns path, label and any of the others.
-
-    A file that is not there stays listed: it is quarantined when it is read.
-
-    Raises:
-        UserError: no such column, a file twice, or not one of the files is there.
-    """
-    table = read_table(uri, "path", columns)
-    if not table.labelled:
-        raise UserError(f"{uri} has no column 'label' (has: {listed(table.columns)})")
-    folder = storage.folder_of(uri)
-    files = [_manifest_record(row, folder) for row in table.rows]
-    twice = [path for path, times in Counter(file.path for file in files).items() if times > 1]
-    if twice:
-        raise UserError(f"{uri} lists {twice[0]!r} twice: keep one row a file")
-    if not storage.any_exists(file.uri for file in files):
-        first = f"such as {files[0].uri}" if files else "it has no rows"
-        raise UserError(f"{uri} lists no file that is there, {first}")
-    return FolderContents(
-        files=tuple(sorted(files, key=lambda file: file.path)),
-        classes=frozenset(table.labels()),
-        ignored=(),
-        synthetic=storage.exists(storage.join(folder, SYNTHETIC_MARKER)),
-        claims=(),
-        tables=(table,),
-    )
-
-
-def _manifest_record(row: TableRow, folder: str) -> FileRecord:
-    uri = storage.resolve(folder, row.path)
-    return FileRecord(
-        path=storage.plain(uri).removeprefix(f"{storage.plain(folder)}/").lstrip("/"),
-        uri=uri,
-        label=row.label,
-        group=row.group,
-        source=row.source,
-        split=row.split,
-        mask=storage.resolve(folder, row.mask) if row.mask else "",
-        meta=row.meta,
-    )
+# Columns that name the folder of a file; the sheets of the Kaggle layout name the class by theirs.
+_FOLDER_COLUMNS = frozenset({"folder", "dir", "directory", "subfolder", "subdir"})
+_FREE_IN_SHEETS = (CASE, SUFFIX, FOLDER)
 
 
 @dataclass(frozen=True)
@@ -130,23 +47,29 @@ class _Place:
     split: str
 
 
-def read_folder(root: str, columns: Mapping[str, str]) -> FolderContents:
+def read_folder(root: str, columns: Mapping[str, str], sure: bool = False) -> FolderContents:
     """The images of a folder.
 
+    Args:
+        root: absolute path or URI.
+        columns: {role: what its tables call it}.
+        sure: whether the folders are classes, whatever they are called.
+
     Raises:
-        UserError: no class folder, a class without an image, a table that names no file here or
-            that gives a file another split than its folder.
+        UserError: no class folder, folders that are no classes, a class without an image, a table
+            that names no file here or that gives a file another split than its folder.
     """
-    files, folders = storage.walk(root)
+    walked = storage.walk(root)
     metadata = None
-    if METADATA in files:
-        metadata = read_table(storage.join(root, METADATA), "file", columns)
-    places = _places(root, folders, metadata)
-    sheets = {} if metadata else _sheets(root, files, places, columns)
-    return _Folder(root, files, metadata, sheets).contents(places)
+    if METADATA in walked.files:
+        metadata = tidied(read_table(storage.join(root, METADATA), "file", columns))
+    places = _places(root, walked, metadata)
+    sheets = {} if metadata else _sheets(root, walked.files, places, columns)
+    return _Folder(root, walked, metadata, sheets).contents(places, sure)
 
 
-def _places(root: str, folders: Sequence[str], metadata: Table | None) -> list[_Place]:
+def _places(root: str, walked: storage.Walked, metadata: Table | None) -> list[_Place]:
+    folders = walked.folders
     tops = [folder for folder in folders if "/" not in folder and _may_hold_images(folder)]
     splits = {top: SPLIT_NAMES[top.casefold()] for top in tops if top.casefold() in SPLIT_NAMES}
     # One folder called `test` among others is a class; `train` and `test` are not.
@@ -154,22 +77,41 @@ def _places(root: str, folders: Sequence[str], metadata: Table | None) -> list[_
         splits = {}
     below = [folder.split("/") for folder in folders if folder.count("/") == 1] if splits else []
     places = [
-        _Place(f"{top}/{name}", name, splits[top])
+        _Place(f"{top}/{name}", tidy(printable(name)), splits[top])
         for top, name in below
         if top in splits and _may_hold_images(name)
-    ] or ([] if splits else [_Place(top, top, "") for top in tops])
+    ] or ([] if splits else [_Place(top, tidy(printable(top)), "") for top in tops])
+    check_alike({place.folder.rpartition("/")[2] for place in places}, root)
     if metadata and metadata.labelled and not _agree(metadata, places):
         return [_Place(top, None, split) for top, split in splits.items()] or [_Place("", None, "")]
     if not places:
-        raise UserError(
-            f"{root} has no class folders: put the images of each class in a sub-folder, or name "
-            f"the label of each file in {METADATA} (columns file, label)"
-        )
+        raise _no_classes(root, walked.files)
     return places
 
 
+def _no_classes(root: str, files: Sequence[str]) -> UserError:
+    """The error for a folder without class folders, with the way to them where one shows."""
+    images = [name for name in files if suffix(name) in EXTENSIONS]
+    inside = folder_within(images, files)
+    if inside:
+        return UserError(f"{root} has no class folders: give {storage.join(root, inside)}")
+    table = table_beside(root, images, files)
+    if table:
+        pairs = ", ".join(f"{role}={column}" for role, column in table.columns.items())
+        own = table.uri == storage.join(root, METADATA)
+        give = "name its columns" if own else "give it as the data, with its columns"
+        return UserError(
+            f"{root} has no class folders: the table {table.uri} lists these files, {give} {pairs}",
+            "column",
+        )
+    return UserError(
+        f"{root} has no class folders: put the images of each class in a sub-folder, or name "
+        f"the label of each file in {METADATA} (columns file, label)"
+    )
+
+
 def _may_hold_images(folder: str) -> bool:
-    return folder[0] != "_" and folder.casefold() not in (_IMAGES, _MASKS)
+    return folder[0] != "_" and folder.casefold() not in (IMAGES, MASKS)
 
 
 def _agree(metadata: Table, places: Iterable[_Place]) -> bool:
@@ -195,7 +137,7 @@ def _sheets(
             raise UserError(f"{root} has two tables of class {label!r}: {found[label]} and {name}")
         found[label] = name
     return {
-        label: read_table(storage.join(root, name), "FILE NAME", columns)
+        label: tidied(read_table(storage.join(root, name), "FILE NAME", columns))
         for label, name in found.items()
     }
 
@@ -204,67 +146,135 @@ class _Folder:
     """One pass over the files of a folder, place by place."""
 
     def __init__(
-        self, root: str, files: Sequence[str], metadata: Table | None, sheets: dict[str, Table]
+        self, root: str, walked: storage.Walked, metadata: Table | None, sheets: dict[str, Table]
     ) -> None:
         self._root = root
-        self._files = files
+        self._walked = walked
         self._metadata = metadata
-        self._rows = _by_path(metadata) if metadata else {}
         self._sheets = sheets
-        self._images = _image_files(root, files)
+        found = find_images(root, walked.files)
+        masks = masks_among(found.images)
+        self._faults = found.faults
+        self._images = found.images - masks.keys()
+        self._mask_of = {image: mask for mask, image in masks.items()}
+        self._set_aside = set(masks)
         self._records: list[FileRecord] = []
         self._claims: list[Claim] = []
-        self._masks: set[str] = set()
+        self._lost: list[str] = []
+        self._warnings: list[str] = []
 
-    def contents(self, places: Sequence[_Place]) -> FolderContents:
+    def contents(self, places: Sequence[_Place], sure: bool) -> FolderContents:
         """What the places hold; what no place took is ignored."""
-        inside = _distribute(self._files, places)
-        for place in places:
-            self._take(place, inside[place.folder])
-        self._check_labels(places)
-        self._check_metadata()
+        inside = _distribute(self._walked.files, places)
+        chosen = {place: self._choose(place, inside[place.folder]) for place in places}
+        images = {
+            place.folder: [path for path in paths if path in self._images]
+            for place, paths in chosen.items()
+        }
+        self._check_labels(places, images)
+        by_name = places[0].label is not None
+        if by_name and not sure:
+            self._warnings += check_folders(self._root, images, self._walked.files)
+        rows = self._match_rows(images)
+        for place, paths in chosen.items():
+            for path in paths:
+                self._add(place, path, rows.get(path, TableRow(path)))
         tables = [*([self._metadata] if self._metadata else ()), *self._sheets.values()]
-        taken = {record.path for record in self._records} | self._masks
-        taken |= {storage.plain(table.uri).rpartition("/")[2] for table in tables}
-        left = [name for name in self._files if name not in taken and not _is_about(name)]
+        left = self._left(tables)
         self._check_left(left, places)
+        self._say_passed()
         labels = {place.label for place in places if place.label}
         return FolderContents(
             files=tuple(sorted(self._records, key=lambda record: record.path)),
             classes=frozenset(labels.union(*(table.labels() for table in tables))),
             ignored=tuple(left),
-            synthetic=SYNTHETIC_MARKER in self._files,
+            synthetic=SYNTHETIC_MARKER in self._walked.files,
             claims=tuple(self._claims),
             tables=tuple(tables),
+            unmatched=tuple(self._lost),
+            warnings=(*self._lost, *self._warnings),
+            hint=self._hint(places) if by_name else "",
         )
 
-    def _take(self, place: _Place, names: Sequence[str]) -> None:
-        tops = {name.partition("/")[0].casefold() for name in names if "/" in name}
-        # A table names its files itself; a class folder with `images` keeps all of them there.
-        only_images = _IMAGES in tops and place.label is not None
-        masks: dict[str, str] = {}
-        chosen: list[tuple[str, str]] = []
+    def _choose(self, place: _Place, names: Sequence[str]) -> list[str]:
+        """The files of a place that become records, also those at fault."""
+        paths: dict[str, list[str]] = {IMAGES: [], "": []}
         for name in names:
             path = f"{place.folder}/{name}" if place.folder else name
-            top, _, rest = name.partition("/")
-            top = top.casefold() if rest else ""
-            if top == _MASKS:
-                self._masks.add(path)
+            top = name.partition("/")[0].casefold() if "/" in name else ""
+            if top == MASKS:
+                self._set_aside.add(path)
                 if path in self._images:
-                    masks[_stem(rest)] = path
-            elif path in self._images and (top == _IMAGES or not only_images):
-                chosen.append((path, _stem(rest if top == _IMAGES else name)))
-        rows = self._rows_of(place)
-        for path, stem in chosen:
-            row = rows.get(path if self._metadata else _key(path))
-            self._add(place, path, masks.get(stem, ""), row)
+                    self._mask_of.setdefault(image_key(path, MASKS), path)
+            elif path in self._images or path in self._faults:
+                paths[top if top == IMAGES else ""].append(path)
+        main, beside = paths[IMAGES], paths[""]
+        # A table names its files itself; a class folder with `images` should keep them there.
+        if not main or place.label is None:
+            return main + beside
+        return main + self._beside(place.label, main, beside)
 
-    def _rows_of(self, place: _Place) -> Mapping[str, TableRow]:
-        sheet = self._sheets.get(place.folder)
-        return self._rows if sheet is None else {_key(row.path): row for row in sheet.rows}
+    def _beside(self, label: str, main: Sequence[str], beside: Sequence[str]) -> list[str]:
+        """Of the files beside `images` those that are not drawings of the images in it."""
+        called = set(map(base_name, main))
+        images = [path for path in beside if path in self._images]
+        drawn = [path for path in images if base_name(path) in called]
+        taken = [path for path in images if base_name(path) not in called]
+        if drawn:
+            verb = "is" if len(drawn) == 1 else "are"
+            self._lost.append(
+                f"{counted(len(drawn), 'image')} of class {label!r} {verb} called like another in "
+                f"its folder {IMAGES} and left out as a drawing of it, such as {drawn[0]!r}"
+            )
+        if taken:
+            verbs = ("lies", "is") if len(taken) == 1 else ("lie", "are")
+            self._warnings.append(
+                f"{counted(len(taken), 'image')} of class {label!r} {verbs[0]} beside its folder "
+                f"{IMAGES} and {verbs[1]} taken, such as {taken[0]!r}"
+            )
+        return [path for path in beside if path not in set(drawn)]
 
-    def _add(self, place: _Place, path: str, mask: str, row: TableRow | None) -> None:
-        row = row or TableRow(path)
+    def _match_rows(self, images: Mapping[str, Sequence[str]]) -> dict[str, TableRow]:
+        """The row of each image that has one."""
+        if self._metadata:
+            return self._rows_of(self._metadata, [path for one in images.values() for path in one])
+        rows: dict[str, TableRow] = {}
+        for folder, sheet in self._sheets.items():
+            rows |= self._rows_of(sheet, images[folder], _FREE_IN_SHEETS)
+        return rows
+
+    def _rows_of(
+        self, table: Table, paths: Sequence[str], free: Sequence[str] = ()
+    ) -> dict[str, TableRow]:
+        name = storage.plain(table.uri).rpartition("/")[2]
+        # A table of the whole folder may also name what lies elsewhere in it.
+        there = self._images.union(paths) if table is self._metadata else paths
+        matches = match_names([_named(row) for row in table.rows], there, free)
+        own = set(paths)
+        matches = replace(matches, unnamed=tuple(path for path in matches.unnamed if path in own))
+        found: dict[str, TableRow] = {}
+        for row, path in zip(table.rows, matches.files, strict=True):
+            if path is not None and found.setdefault(path, row) != row:
+                raise UserError(f"{table.uri} names {row.path!r} twice, differently: keep one row")
+        if table.rows and own.isdisjoint(found):
+            self._refuse(table, matches, min(paths))
+        if table.rows:
+            self._lost += lost(name, matches)
+            gone = table.labels() - {row.label for row in found.values()}
+            self._lost += [f"class {label!r} of {name} has no file here" for label in sorted(gone)]
+        self._warnings += less_strict(name, matches)
+        return found
+
+    def _refuse(self, table: Table, matches: Matches, path: str) -> None:
+        # Patients that match no file would straddle the splits without a word.
+        if matches.ambiguous:
+            raise UserError(lost(table.uri, replace(matches, missing=(), unnamed=()))[0])
+        raise UserError(
+            f"{table.uri} names no file here: it has {table.rows[0].path!r}, "
+            f"the files are called like {path!r}"
+        )
+
+    def _add(self, place: _Place, path: str, row: TableRow) -> None:
         if place.label is not None and row.label not in ("", place.label):
             self._claims.append(Claim(self._table_of(place), path, place.label, row.label))
         if place.split and row.split not in ("", place.split):
@@ -272,6 +282,7 @@ class _Folder:
                 f"{self._table_of(place)} puts {path!r} into {row.split!r}, its folder says "
                 f"{place.split!r}: correct one of them"
             )
+        fault = self._faults.get(path, "")
         self._records.append(
             FileRecord(
                 path=path,
@@ -280,56 +291,76 @@ class _Folder:
                 group=row.group,
                 source=row.source,
                 split=place.split or row.split,
-                mask=self._mask(mask, row),
+                mask=self._mask(path, row),
                 meta=row.meta,
+                status="unreadable" if fault else "ok",
+                reason=fault,
             )
         )
 
-    def _mask(self, found: str, row: TableRow) -> str:
+    def _mask(self, path: str, row: TableRow) -> str:
         if row.mask:
             return storage.resolve(self._root, row.mask)
-        return storage.join(self._root, found) if found else ""
+        mask = self._mask_of.get(image_key(path), "")
+        return storage.join(self._root, mask) if mask else ""
 
     def _table_of(self, place: _Place) -> str:
         table = self._metadata or self._sheets[place.folder]
         return table.uri
 
-    def _check_labels(self, places: Sequence[_Place]) -> None:
-        seen = {record.label for record in self._records}
+    def _check_labels(self, places: Sequence[_Place], images: Mapping[str, Sequence[str]]) -> None:
+        seen = {place.label for place in places if images[place.folder]}
         for place in places:
             if place.label is not None and place.label not in seen:
                 where = storage.join(self._root, place.folder)
                 raise UserError(f"class {place.label!r} has no image file in {where}")
-        if not self._records:
+        if not seen:
             raise UserError(f"{self._root} has no image file")
 
-    def _check_metadata(self) -> None:
-        # Patients that match no file would straddle the splits without a word.
-        paths = {record.path for record in self._records}
-        if self._metadata and self._rows and paths.isdisjoint(self._rows):
-            self._refuse(self._metadata, min(paths))
-        for label, sheet in self._sheets.items():
-            own = [path for path in paths if path.startswith(f"{label}/")]
-            named = {_key(row.path) for row in sheet.rows}
-            if named and named.isdisjoint(map(_key, own)):
-                self._refuse(sheet, min(own))
+    def _hint(self, places: Sequence[_Place]) -> str:
+        """The way to the classes where all images are of one."""
+        first = min(place.folder for place in places)
+        around = first.rpartition("/")[0]
+        inside = folder_within(sorted(self._images), self._walked.files, around)
+        if len({place.label for place in places}) > 1 or inside is None:
+            return ""
+        where = storage.join(self._root, inside)
+        if around:
+            return f"{self._root} has one class folder, {first!r}: move what is in {where} to it"
+        return f"{self._root} has one class folder, {first!r}: give {where}, which has more"
 
-    def _refuse(self, table: Table, path: str) -> None:
-        raise UserError(
-            f"{table.uri} names no file here: it has {table.rows[0].path!r}, "
-            f"the files are called like {path!r}"
-        )
+    def _left(self, tables: Sequence[Table]) -> list[str]:
+        """The files that nothing was made of, but for masks and what is about the data."""
+        taken = {record.path for record in self._records} | self._set_aside
+        taken |= {storage.plain(table.uri).rpartition("/")[2] for table in tables}
+        return [name for name in self._walked.files if name not in taken and not _is_about(name)]
 
     def _check_left(self, left: Sequence[str], places: Sequence[_Place]) -> None:
-        if not any(place.split for place in places):
-            return
-        for name in left:
-            if name in self._images and name.rpartition("/")[0].casefold() in SPLIT_NAMES:
-                where = storage.join(self._root, name.rpartition("/")[0])
-                raise UserError(
-                    f"{where} has images outside class folders, such as {name!r}: "
-                    "put the images of each class in a sub-folder"
-                )
+        images = [name for name in left if name in self._images]
+        if any(place.split for place in places):
+            for name in images:
+                folder = name.rpartition("/")[0]
+                if folder.casefold() in SPLIT_NAMES:
+                    raise UserError(
+                        f"{storage.join(self._root, folder)} has images outside class folders, "
+                        f"such as {name!r}: put the images of each class in a sub-folder"
+                    )
+        if images:
+            verbs = ("lies", "is") if len(images) == 1 else ("lie", "are")
+            self._lost.append(
+                f"{counted(len(images), 'image')} {verbs[0]} outside the class folders and "
+                f"{verbs[1]} left out, such as {images[0]!r}"
+            )
+
+    def _say_passed(self) -> None:
+        counts = Counter(why for _, why in self._walked.passed)
+        for why, number in counts.items():
+            first = next(path for path, reason in self._walked.passed if reason == why)
+            verb = "was" if number == 1 else "were"
+            self._warnings.append(
+                f"{counted(number, 'file or folder')} {verb} passed over, such as {first!r}, "
+                f"which {why}"
+            )
 
 
 def _distribute(files: Iterable[str], places: Iterable[_Place]) -> dict[str, list[str]]:
@@ -344,40 +375,10 @@ def _distribute(files: Iterable[str], places: Iterable[_Place]) -> dict[str, lis
     return inside
 
 
-def _image_files(root: str, files: Sequence[str]) -> frozenset[str]:
-    """The files that are images by name, or DICOM by their first bytes where the name is silent."""
-    silent = [name for name in files if _says_nothing(name)]
-    starts = storage.read_starts((storage.join(root, name) for name in silent), _DICOM_MAGIC.stop)
-    dicom = {
-        name for name, start in zip(silent, starts, strict=True) if start[_DICOM_MAGIC] == b"DICM"
-    }
-    return frozenset(dicom.union(name for name in files if suffix(name) in EXTENSIONS))
-
-
-def _says_nothing(name: str) -> bool:
-    """No suffix, or the last number of a UID; a DICOMDIR is an index, not an image."""
-    base = PurePosixPath(name)
-    return base.suffix[1:].isdigit() or (not base.suffix and base.name.upper() != "DICOMDIR")
-
-
 def _is_about(name: str) -> bool:
     return "/" not in name and (name == SYNTHETIC_MARKER or name.casefold().startswith(_ABOUT))
 
 
-def _by_path(table: Table) -> dict[str, TableRow]:
-    rows: dict[str, TableRow] = {}
-    for row in table.rows:
-        if rows.setdefault(row.path, row) != row:
-            raise UserError(f"{table.uri} names {row.path!r} twice, differently: keep one row")
-    return rows
-
-
-def _stem(path: str) -> str:
-    """A path without the suffix of its file."""
-    return path.removesuffix(PurePosixPath(path).suffix)
-
-
-def _key(path: str) -> str:
-    """The file name by which an Excel table knows an image: no folder, no suffix, no case."""
-    name = path.rpartition("/")[2]
-    return (_stem(name) if suffix(name) in EXTENSIONS else name).casefold()
+def _named(row: TableRow) -> Name:
+    folders = (text for name, text in row.meta.items() if name.casefold() in _FOLDER_COLUMNS)
+    return Name(row.path, tuple(filter(None, (row.label, row.split, *folders))))

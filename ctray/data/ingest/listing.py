@@ -16,18 +16,19 @@ from urllib.parse import urlsplit
 
 from ctray import storage
 from ctray.data.image.picture import ImageError
-from ctray.data.ingest.layouts import (
-    MANIFESTS,
-    FileRecord,
-    FolderContents,
-    read_folder,
-    read_manifest,
-)
+from ctray.data.ingest.downloads.reading import FOLDERS, Choice, check_choice, read_download
+from ctray.data.ingest.folders import MANIFESTS
+from ctray.data.ingest.layouts import read_folder
+from ctray.data.ingest.manifests import read_manifest
+from ctray.data.ingest.matching import tidy
+from ctray.data.ingest.records import FileRecord, FolderContents
 from ctray.data.ingest.tables import ROLES, listed, suffix
 from ctray.data.store import INFO
 from ctray.errors import UserError
+from ctray.words import printable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_ANY = Choice()
 _NAMED = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 
 
@@ -71,9 +72,13 @@ class Listing:
         roots: the inputs, absolute paths or URIs, in their order.
         files: input by input, sorted by path within each; no path twice.
         classes: sorted labels of the files and stores, without the empty one.
-        ignored: files that are not images by name.
+        ignored: files that nothing was made of.
         synthetic: whether any input was drawn, not taken from patients.
         stores: the inputs that are stores; none of their records is in `files`.
+        notes: sentences on how inputs were read.
+        unmatched: sentences on rows of tables without a file and files without a row.
+        warnings: sentences to print, also those of `unmatched` that no note has.
+        hints: of inputs whose classes may be one folder further down, where that is.
     """
 
     roots: tuple[str, ...]
@@ -82,6 +87,10 @@ class Listing:
     ignored: tuple[str, ...]
     synthetic: bool
     stores: tuple[StoreInput, ...] = ()
+    notes: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
 
 def parse_input(text: str) -> DataInput:
@@ -110,15 +119,17 @@ def list_inputs(
     columns: Mapping[str, str] = _NOTHING,
     classes: Mapping[str, str] = _NOTHING,
     group_regex: str | None = None,
+    choice: Choice = _ANY,
 ) -> Listing:
     """List the images of folders, manifests and stores.
 
     A folder has one sub-folder a class, with the images at any depth, or in `images` with `masks`
     beside; or those below `train`, `val` and `test`; or any tree whose `metadata.csv` gives a
     `label` a `file`. `metadata.csv`, or one Excel file a class beside its folder (the Kaggle
-    COVID-19 Radiography Database), gives groups and sources. A manifest is a .csv or .parquet
+    COVID-19 Radiography Database), gives groups and sources. A manifest is a .csv, .tsv or .parquet
     with the columns path, label and any of group, split, source and mask. A folder with
-    `store.json` is an earlier store.
+    `store.json` is an earlier store. Well-known downloads are recognised by their tables
+    (`ctray.data.ingest.downloads`).
 
     Args:
         inputs: at least one. Of several the paths begin with the source's or folder's name.
@@ -126,6 +137,7 @@ def list_inputs(
         classes: {class: new name}, after each input's own mapping; may merge classes.
         group_regex: searched in the path of a file whose group no table gives: the first
             bracketed part, or the whole match, is its group.
+        choice: which labels and views of a well-known download are wanted.
 
     Groups are not kept apart by input: one patient in two inputs stays one.
 
@@ -138,9 +150,10 @@ def list_inputs(
     for role in columns:
         if role not in ROLES:
             raise UserError(f"{role!r} is not a column to map: choose of {listed(ROLES)}")
+    check_choice(choice)
     roots = _roots(inputs)
     parts = [
-        _list_input(given, root, prefix, columns, classes)
+        _list_input(given, root, prefix, columns, classes, choice)
         for given, root, prefix in zip(inputs, roots, _prefixes(inputs, roots), strict=True)
     ]
     _check_columns(columns, [name for part in parts for name in part.columns], roots)
@@ -152,7 +165,13 @@ def list_inputs(
         ignored=tuple(name for part in parts for name in part.ignored),
         synthetic=any(part.synthetic for part in parts),
         stores=tuple(part.store for part in parts if part.store),
+        notes=tuple(note for part in parts for note in part.notes),
+        unmatched=tuple(sentence for part in parts for sentence in part.unmatched),
+        warnings=tuple(sentence for part in parts for sentence in part.warnings),
+        hints=tuple(part.hint for part in parts if part.hint),
     )
+    if len(listing.hints) == len(parts) > 1:
+        raise UserError(listing.hints[0])
     check_spelling(listing.classes)
     return listing if group_regex is None else _with_groups(listing, group_regex)
 
@@ -183,6 +202,10 @@ class _Part:
     ignored: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     store: StoreInput | None = None
+    notes: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hint: str = ""
 
 
 def _roots(inputs: Sequence[DataInput]) -> tuple[str, ...]:
@@ -214,18 +237,39 @@ def _prefixes(inputs: Sequence[DataInput], roots: Sequence[str]) -> list[str]:
 
 
 def _list_input(
-    given: DataInput, root: str, prefix: str, columns: Mapping[str, str], classes: Mapping[str, str]
+    given: DataInput,
+    root: str,
+    prefix: str,
+    columns: Mapping[str, str],
+    classes: Mapping[str, str],
+    choice: Choice,
 ) -> _Part:
+    if not storage.is_folder(root) or storage.is_file(storage.join(root, INFO)):
+        _check_no_choice(given.uri, choice)
     if storage.is_file(root):
         if suffix(root) not in MANIFESTS:
-            raise UserError(f"{root} is neither a folder nor a manifest (.csv or .parquet)")
+            kinds = listed(sorted(MANIFESTS))
+            raise UserError(f"{root} is neither a folder nor a manifest ({kinds})")
         return _list_contents(given, read_manifest(root, columns), prefix, classes)
     if not storage.is_folder(root):
         kind = "file" if suffix(root) in MANIFESTS else "folder"
         raise UserError(f"no such {kind}: {given.uri}")
     if storage.is_file(storage.join(root, INFO)):
         return _list_store(given, root, prefix, classes)
-    return _list_contents(given, read_folder(root, columns), prefix, classes)
+    contents = read_download(root, columns, choice)
+    if contents is None:
+        _check_no_choice(given.uri, dataclasses.replace(choice, layout=""))
+        contents = read_folder(root, columns, sure=choice.layout == FOLDERS)
+    return _list_contents(given, contents, prefix, classes)
+
+
+def _check_no_choice(uri: str, choice: Choice) -> None:
+    """Raise UserError where something was asked of an input that is no known download."""
+    for name, value in (("layout", choice.layout), ("label", ", ".join(choice.labels))):
+        if value:
+            raise UserError(
+                f"{uri} is no download that is known, of which to choose the {name} {value!r}", name
+            )
 
 
 def _list_store(given: DataInput, root: str, prefix: str, classes: Mapping[str, str]) -> _Part:
@@ -259,8 +303,12 @@ def _list_contents(
         classes=frozenset(file.label for file in files if file.label),
         synthetic=contents.synthetic,
         files=files,
-        ignored=tuple(prefix + name for name in contents.ignored),
+        ignored=tuple(prefix + printable(name) for name in contents.ignored),
         columns=tuple(name for table in contents.tables for name in table.columns),
+        notes=tuple(f"{given.uri} is {note}" for note in contents.notes),
+        unmatched=tuple(f"{given.uri}: {sentence}" for sentence in contents.unmatched),
+        warnings=tuple(f"{given.uri}: {sentence}" for sentence in contents.warnings),
+        hint=contents.hint,
     )
 
 
@@ -307,7 +355,13 @@ def _placed(file: FileRecord, prefix: str, label: str, source: str) -> FileRecor
     if source and file.source:
         meta = {**meta, "source": file.source}
     return dataclasses.replace(
-        file, path=prefix + file.path, label=label, source=source or file.source, meta=meta
+        file,
+        path=prefix + printable(file.path),
+        uri=storage.printable_uri(file.uri),
+        mask=storage.printable_uri(file.mask),
+        label=label,
+        source=source or file.source,
+        meta=meta,
     )
 
 
@@ -321,13 +375,15 @@ def _check_columns(columns: Mapping[str, str], known: Sequence[str], roots: Sequ
 
 
 def check_spelling(classes: Sequence[str]) -> None:
-    """Raise UserError for classes that differ in letter case only."""
+    """Raise UserError for classes that differ in letter case, spaces or Unicode form only."""
     folded: dict[str, str] = {}
     for name in classes:
-        other = folded.setdefault(name.casefold(), name)
+        other = folded.setdefault(tidy(name).casefold(), name)
         if other != name:
+            alike = other.casefold() == name.casefold()
+            how = "letter case" if alike else "spaces or the form of letters"
             raise UserError(
-                f"the classes {other!r} and {name!r} differ in letter case only: "
+                f"the classes {other!r} and {name!r} differ in {how} only: "
                 f"map {other}={name} if they are one"
             )
 

@@ -9,12 +9,17 @@ from pathlib import Path
 from ctray.data.store import Store, is_store
 
 
-def check_data(data: Path) -> None:
-    """Raise the mistakes in a store or data folder that show without opening an image."""
-    if not is_store(data):
-        from ctray.data.ingest.listing import list_folder
+def check_data(data: Path) -> tuple[str, ...]:
+    """Raise the mistakes in a store or data folder that show without opening an image.
 
-        list_folder(data)
+    Returns:
+        Sentences on how a folder is read, where there is something to say.
+    """
+    if is_store(data):
+        return ()
+    from ctray.data.ingest.listing import list_folder
+
+    return list_folder(data).notes
 
 
 def known_store(data: Path, place: Path) -> Store | None:

@@ -28,7 +28,7 @@ from ctray.data.image.preprocess import resize
 from ctray.data.ingest.checks import check_classes, check_records, refuse_faults
 from ctray.data.ingest.confound import Confounds, find_confounds
 from ctray.data.ingest.earlier import Base, join, read_stores
-from ctray.data.ingest.groups import assign_splits, check_leaks, group_records
+from ctray.data.ingest.groups import assign_splits, check_leaks, group_records, lacking_splits
 from ctray.data.ingest.listing import Listing, StoreInput, check_spelling, read_bytes
 from ctray.data.ingest.report import write_report
 from ctray.data.ingest.shards import (
@@ -37,6 +37,7 @@ from ctray.data.ingest.shards import (
     Progress,
     decode_files,
     digest_inputs,
+    left_out_rows,
     open_partial,
 )
 from ctray.data.manifest import MANIFEST_COLUMNS, META
@@ -57,6 +58,7 @@ from ctray.data.store import (
 from ctray.errors import UserError
 from ctray.provenance import now
 from ctray.storage import check_empty
+from ctray.words import printable
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def prepare(
         stores = [StoreInput(out, "", "", {}), *stores]
     else:
         check_empty(out)
-    _check_names(listing)
+    if options.strict and listing.unmatched:
+        raise UserError(f"{listing.unmatched[0]}: leave strict out to do without them", "strict")
     partial = out.with_name(out.name + ".partial")
     base = read_stores(
         stores,
@@ -119,14 +122,17 @@ def prepare(
     )
     classes = tuple(sorted({*listing.classes, *base.classes}))
     _check_count(classes, listing)
-    open_partial(partial, base, digest_inputs(listing.files, base, options.size))
-    decoded = decode_files(listing.files, partial, base.shards, options.size, progress)
+    wanted = [file for file in listing.files if file.status == "ok"]
+    open_partial(partial, base, digest_inputs(wanted, base, options.size))
+    decoded = decode_files(wanted, partial, base.shards, options.size, progress)
+    decoded = _with_left_out(decoded, listing)
     manifest, pairs = _checked(join(base, decoded), base, classes, partial, options.strict)
     fractions = options.fractions or base.fractions
-    manifest = _assign(manifest, pairs, fractions, given=options.fractions is None)
+    manifest, lent = _assign(manifest, pairs, fractions, given=options.fractions is None)
     confounds = find_confounds(manifest, classes)
-    info = _info(listing, base, options.size, fractions, classes, manifest, confounds)
-    _write(partial, manifest, pairs, confounds, info)
+    notices = (*listing.warnings, *lent, *lacking_splits(manifest, classes))
+    info = _info(listing, base, options.size, fractions, classes, manifest, confounds, notices)
+    _write(partial, manifest, pairs, confounds, info, listing.notes)
     _put_in_place(partial, out, base, append)
     return Store.open(out)
 
@@ -182,15 +188,17 @@ def _to_append(listing: Listing, store: Store, options: Options) -> Listing:
     return dataclasses.replace(listing, files=files)
 
 
-def _check_names(listing: Listing) -> None:
-    for file in listing.files:
-        if any(ord(letter) in range(0xD800, 0xE000) for letter in file.uri):
-            name = ascii(file.path)
-            raise UserError(f"the file name {name} is not UTF-8: rename it")
+def _with_left_out(decoded: pd.DataFrame, listing: Listing) -> pd.DataFrame:
+    """The records, and those that the listing leaves out with a reason."""
+    left_out = [file for file in listing.files if file.status != "ok"]
+    parts = [part for part in (decoded, left_out_rows(left_out)) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else decoded
 
 
 def _check_count(classes: Sequence[str], listing: Listing) -> None:
     check_spelling(classes)
+    if len(classes) < 2 and listing.hints:
+        raise UserError(listing.hints[0])
     if len(classes) < 2:
         has = f"has one class, {classes[0]!r}" if classes else "has no labels"
         raise UserError(f"{listing.roots[0]} {has}; a classifier needs at least two classes")
@@ -204,6 +212,7 @@ def _info(
     classes: tuple[str, ...],
     manifest: pd.DataFrame,
     confounds: Confounds,
+    notices: tuple[str, ...],
 ) -> StoreInfo:
     """What `store.json` says of this version."""
     return StoreInfo(
@@ -216,9 +225,10 @@ def _info(
         fingerprint=fingerprint(manifest, size),
         synthetic=listing.synthetic or base.synthetic,
         ignored_files=_distinct(base.ignored, listing.ignored),
-        inputs=_distinct(base.inputs, listing.roots),
+        inputs=_distinct(base.inputs, tuple(map(printable, listing.roots))),
         date=now(),
         confounds=tuple(f.sentences[0] for f in confounds.factors if f.verdict == "strong"),
+        notices=notices,
     )
 
 
@@ -242,8 +252,8 @@ def _assign(
     pairs: pd.DataFrame,
     fractions: tuple[float, float, float],
     given: bool,
-) -> pd.DataFrame:
-    """Groups over everything that was decoded, splits over what is usable."""
+) -> tuple[pd.DataFrame, list[str]]:
+    """Groups over everything that was decoded, splits over what is usable, and what to say."""
     stored = manifest[manifest["row"] >= 0].reset_index(names="at")
     place = pd.Series(stored.index, index=stored["path"])
     tied = list(zip(place[pairs["first"]], place[pairs["second"]], strict=True))
@@ -253,11 +263,11 @@ def _assign(
         # A copy that is left out has told that a given split is torn.
         check_leaks(manifest[manifest["status"].isin(["ok", "duplicate"])])
     usable = manifest["status"] == "ok"
-    manifest.loc[usable, "split"] = assign_splits(manifest[usable], fractions, given)
+    manifest.loc[usable, "split"], lent = assign_splits(manifest[usable], fractions, given)
     named = manifest["patient"] != ""
     manifest["patient"] = manifest["patient"].where(named, manifest["dicom_patient"])
     meta = sorted(column for column in manifest.columns if column.startswith(META))
-    return manifest[[*MANIFEST_COLUMNS, *meta]]
+    return manifest[[*MANIFEST_COLUMNS, *meta]], lent
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────
@@ -269,6 +279,7 @@ def _write(
     pairs: pd.DataFrame,
     confounds: Confounds,
     info: StoreInfo,
+    notes: Sequence[str],
 ) -> None:
     """Everything but the shards, into the partial folder; `store.json` is the last."""
     table = pa.Table.from_pandas(manifest, preserve_index=False)
@@ -285,6 +296,7 @@ def _write(
         fingerprint=info.fingerprint,
         synthetic=info.synthetic,
         ignored=info.ignored_files,
+        notices=info.notices,
         images=lambda rows: read_images(partial, rows),
         picture=_picture,
         confounds=confounds,
@@ -294,6 +306,7 @@ def _write(
             "inputs": list(info.inputs),
             "date": info.date,
             "fractions": info.fractions,
+            **({"read": list(notes)} if notes else {}),
         },
     )
     shutil.rmtree(partial / ROWS, ignore_errors=True)

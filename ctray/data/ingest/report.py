@@ -47,6 +47,7 @@ def write_report(
     fingerprint: str,
     synthetic: bool,
     ignored: Sequence[str],
+    notices: Sequence[str] = (),
     images: Images,
     picture: PictureOf,
     info: dict[str, Any],
@@ -63,7 +64,8 @@ def write_report(
         size: side of the stored images in px.
         fingerprint: of the store; it also chooses the images shown, so a report can be repeated.
         synthetic: whether the images were drawn by a program, not taken from patients.
-        ignored: paths of the files that are not images by name.
+        ignored: paths of the files that nothing was made of.
+        notices: sentences on the set as a whole: what tables and files lack, what splits lack.
         images: stored pixels of manifest rows that have some (`row` of 0 or more): uint8
             [len(rows), size, size].
         picture: the canonical image (uint8 [H, W]) of a row that is not stored, or None.
@@ -74,7 +76,7 @@ def write_report(
     Raises:
         ValueError: `info` lacks a key.
     """
-    origin = Origin(classes, size, fingerprint, synthetic, ignored, info)
+    origin = Origin(classes, size, fingerprint, synthetic, ignored, info, notices)
     summary = summarise(manifest, pairs, confounds, origin, images)
     mosaic = _mosaic(usable_rows(manifest), classes, origin.rng(1))
     page = _page(summary, manifest, mosaic, _Thumbnails(images, picture))

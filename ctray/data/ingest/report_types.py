@@ -154,7 +154,7 @@ class Warnings(TypedDict):
 
 
 class Ignored(TypedDict):
-    """Files that are not images by name: how many, and the first of them."""
+    """Files that nothing was made of: how many, and the first of them."""
 
     n: int
     shown: list[str]
@@ -181,5 +181,6 @@ class DataSummary(TypedDict):
     duplicates: Duplicates
     quarantine: list[Quarantine]
     warnings: Warnings
+    notices: list[str]
     split_table: list[SplitRow]
     ignored: Ignored

@@ -18,13 +18,14 @@ import pandas as pd
 import pyarrow as pa
 import ray
 
+from ctray import storage
 from ctray.data.image.dispatch import decode
 from ctray.data.image.picture import ImageError, Picture
 from ctray.data.image.preprocess import to_store
 from ctray.data.ingest.duplicates import perceptual_hash
 from ctray.data.ingest.earlier import Base
-from ctray.data.ingest.layouts import FileRecord
 from ctray.data.ingest.listing import read_bytes
+from ctray.data.ingest.records import FileRecord
 from ctray.data.manifest import META, ManifestRow, column_types
 from ctray.data.store import SCHEMA, SHARDS, record_id, shard_path
 
@@ -137,6 +138,17 @@ def decode_files(
     return _with_listed(chunks, parts) if parts else pd.DataFrame()
 
 
+def left_out_rows(files: Sequence[FileRecord]) -> pd.DataFrame:
+    """One row a file that is left out unopened, with the columns of `decode_files`."""
+    rows = [
+        ManifestRow(path=file.path, uri=file.uri, status=file.status, reason=file.reason)
+        for file in files
+    ]
+    types = column_types(ManifestRow)
+    table = pd.DataFrame(map(asdict, rows), columns=list(types)).astype(types)
+    return _with_tables(table, files)
+
+
 def _quiet(done: int, total: int) -> None:
     del done, total
 
@@ -162,7 +174,7 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
         try:
             data = read_bytes(uri)
             known = replace(known, bytes=len(data))
-            pictures = decode(data, uri.rpartition("/")[2].partition("?")[0])
+            pictures = decode(data, storage.plain(uri).rpartition("/")[2])
         except ImageError as error:
             rows.append(replace(known, status=error.fault, reason=str(error)))
             continue
@@ -170,7 +182,8 @@ def _write_shard(files: list[tuple[str, str]], partial: Path, shard: int, size: 
         for picture in pictures:
             row = _described(known, picture)
             has_mask = mask is not None
-            rows.append(replace(row, row=len(images), mask=has_mask, warning=complaint))
+            warning = "; ".join([*picture.warnings, *([complaint] if complaint else ())])
+            rows.append(replace(row, row=len(images), mask=has_mask, warning=warning))
             images.append(to_store(picture.pixels, size))
             masks.append(mask)
     if images:
@@ -254,6 +267,13 @@ def _with_listed(
     files = [chunks[c][f] for c, f in zip(rows["chunk"], rows["file"], strict=True)]
     frames = zip(files, rows["frame"], rows["frames"], strict=True)
     rows["path"] = [f"{file.path}#{n}" if of > 1 else file.path for file, n, of in frames]
+    rows = _with_tables(rows, files)
+    own = column_types(DecodedRow).keys() - column_types(ManifestRow)
+    return _in_slice_order(rows).drop(columns=["chunk", *own])
+
+
+def _with_tables(rows: pd.DataFrame, files: Sequence[FileRecord]) -> pd.DataFrame:
+    """Records with what folders and tables say of the file of each."""
     for name in ("label", "source"):
         rows[name] = [getattr(file, name) for file in files]
     rows["patient"] = [file.group for file in files]
@@ -268,8 +288,7 @@ def _with_listed(
             rows[tag] = rows[tag].where(rows[tag] != "", values)
         else:
             rows[META + name] = values
-    own = column_types(DecodedRow).keys() - column_types(ManifestRow)
-    return _in_slice_order(rows).drop(columns=["chunk", *own])
+    return rows
 
 
 def _in_slice_order(rows: pd.DataFrame) -> pd.DataFrame:

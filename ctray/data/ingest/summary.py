@@ -29,7 +29,7 @@ from ctray.data.ingest.report_types import (
     Warnings,
 )
 from ctray.data.ingest.split import FRACTIONS
-from ctray.data.manifest import SPLITS
+from ctray.data.manifest import OTHER_VIEW, SPLITS
 
 Images = Callable[[pd.DataFrame], np.ndarray]
 
@@ -45,6 +45,7 @@ _STATUSES = (
     "conflict",
     "duplicate",
     "unlabelled",
+    OTHER_VIEW,
     "unreadable",
     "truncated",
     "wrong type",
@@ -68,8 +69,9 @@ class Origin:
         size: side of the stored images in px.
         fingerprint: of the store; it also chooses the images shown, so a report can be repeated.
         synthetic: whether the images were drawn by a program, not taken from patients.
-        ignored: paths of the files that are not images by name.
+        ignored: paths of the files that nothing was made of.
         info: see `ctray.data.ingest.report.write_report`.
+        notices: sentences on the set as a whole.
     """
 
     classes: Sequence[str]
@@ -78,6 +80,7 @@ class Origin:
     synthetic: bool
     ignored: Sequence[str]
     info: dict[str, Any]
+    notices: Sequence[str] = ()
 
     @property
     def shares(self) -> dict[str, float]:
@@ -132,6 +135,7 @@ def summarise(
         "duplicates": _duplicates(pairs),
         "quarantine": _quarantine(manifest),
         "warnings": _warnings(manifest),
+        "notices": [str(notice) for notice in origin.notices],
         "split_table": _split_table(usable, classes, origin.shares),
         "ignored": {
             "n": len(origin.ignored),

@@ -1,11 +1,14 @@
 """Tables people keep beside their images (CSV, Parquet, Excel) to rows with known roles.
 
 The columns are called differently everywhere: each role has the names by which it is found, letter
-case ignored, and the user may name the column of a role.
+case ignored, and the user may name the column of a role. A text table is separated by commas,
+semicolons or tabs, in the encoding that the program which wrote it took for granted.
 """
 
+import codecs
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +43,21 @@ SPLIT_NAMES = {
 }
 # Described under these names in reports, however their column is capitalised.
 _KNOWN_META = frozenset({"age", "sex", "view", "scanner", "modality"})
+# The comma comes first: it wins where nothing tells.
+_SEPARATORS = (",", ";", "\t")
+_SAMPLE = 2**16  # characters that are looked at for the separator
+# The mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
+_HINT = re.compile(r"\A\s*\"?sep=[,;\t|]\"?\r?\n", re.IGNORECASE)
+
+Cells = tuple[tuple[str, ...], list[dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Table:
 
 
 def read_table(uri: str, path_column: str, columns: Mapping[str, str]) -> Table:
-    """Read a .csv, .parquet or .xlsx table.
+    """Read a .csv, .tsv, .parquet or .xlsx table.
 
     Args:
         uri: path or URI of the table; its suffix says what it is.
@@ -95,12 +113,7 @@ def read_table(uri: str, path_column: str, columns: Mapping[str, str]) -> Table:
         UserError: unreadable, a column twice, no column with the file, a row without a file, or a
             split that is none of the three.
     """
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".xlsx": _read_xlsx}
-    try:
-        data = storage.read_bytes(uri)
-    except OSError as error:
-        raise UserError(f"{uri} cannot be read: {storage.cause(error)}") from error
-    names, cells = readers[suffix(uri)](data, uri)
+    names, cells = read_cells(uri)
     roles = _find_roles(names, path_column, columns)
     if "path" not in roles:
         raise UserError(f"{uri} has no column {path_column!r} (has: {listed(names)})")
@@ -110,6 +123,53 @@ def read_table(uri: str, path_column: str, columns: Mapping[str, str]) -> Table:
         if any(row.values())
     )
     return Table(uri, names, "label" in roles, rows)
+
+
+def read_cells(uri: str) -> Cells:
+    """The columns of a table as written, and its rows as {column: text}.
+
+    Raises:
+        UserError: unreadable, or a column twice.
+    """
+    try:
+        data = storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"{uri} cannot be read: {storage.cause(error)}") from error
+    readers = {".parquet": _read_parquet, ".xlsx": _read_xlsx}
+    return readers.get(suffix(uri), _read_csv)(data, uri)
+
+
+def decode_text(data: bytes, uri: str, *, whole: bool = True) -> str:
+    """The text of a file in UTF-8, UTF-16, UTF-32, Windows-1252 or Latin-1.
+
+    Args:
+        data: the file's bytes, or its first ones where `whole` is false.
+        uri: where it is, for the sentence.
+        whole: whether a character that is cut off at the end is a fault.
+
+    Raises:
+        UserError: it holds something other than text.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            try:
+                return _decoded(data, encoding, whole)
+            except UnicodeDecodeError as error:
+                raise UserError(f"{uri} is cut short or not {encoding}: save it again") from error
+    text = _unmarked(data, whole)
+    if _NOT_TEXT.search(text):
+        raise UserError(f"{uri} is not a text table: save it as CSV in UTF-8")
+    return text
+
+
+def header_of(start: bytes) -> tuple[str, ...]:
+    """The fields of the first line of a text table, given its first bytes; () where it is none."""
+    try:
+        text = _without_hint(decode_text(start, "", whole=False))
+        first = next(csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text)), [])
+    except (UserError, csv.Error):
+        return ()
+    return tuple(field.strip() for field in first)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -134,22 +194,63 @@ def repository(source: str) -> str:
     return "/".join((parts.netloc.lower().removeprefix("www."), *names))
 
 
-_Cells = tuple[tuple[str, ...], list[dict[str, str]]]
+def _decoded(data: bytes, encoding: str, whole: bool, errors: str = "strict") -> str:
+    return codecs.getincrementaldecoder(encoding)(errors).decode(data, final=whole)
 
 
-def _read_csv(data: bytes, uri: str) -> _Cells:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri} is not UTF-8: save it as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+def _unmarked(data: bytes, whole: bool) -> str:
+    """Text without a byte order mark; the first 4 KiB tell UTF-16, half of which is zeros."""
+    start = data[:4096]
+    for zeros, encoding in ((start[1::2], "utf-16-le"), (start[::2], "utf-16-be")):
+        if zeros and zeros.count(0) > 0.4 * len(zeros):
+            return _decoded(data, encoding, whole, "replace")
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return _decoded(data, encoding, whole)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")
+
+
+def _without_hint(text: str) -> str:
+    """A table without the line `sep=;` by which Excel tells itself the separator."""
+    return _HINT.sub("", text, count=1)
+
+
+def _separator(text: str) -> str:
+    """What separates the fields: what most lines have as often as the first.
+
+    Of two that do, the one of which there are more wins, and then the comma.
+    """
+    lines = io.StringIO(text[:_SAMPLE], newline="")
+
+    def judge(separator: str) -> tuple[float, int]:
+        lines.seek(0)
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+        except csv.Error:
+            return 0.0, 0
+        # The sample may end within a row.
+        whole = rows[:-1] if len(text) > _SAMPLE and len(rows) > 1 else rows
+        if not whole or len(whole[0]) == 1:
+            return 0.0, 0
+        alike = sum(len(row) == len(whole[0]) for row in whole)
+        return round(alike / len(whole), 1), len(whole[0])
+
+    return max(_SEPARATORS, key=judge)
+
+
+def _read_csv(data: bytes, uri: str) -> Cells:
+    text = _without_hint(decode_text(data, uri))
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=_separator(text))
     try:
         names = _distinct(reader.fieldnames or (), uri)
         rows = list(reader)
     except csv.Error as error:
         raise UserError(f"{uri}, line {reader.line_num} is not CSV: {error}") from error
-    # The fields beyond the last column come under the key None.
-    longer = next((number for number, row in enumerate(rows, start=2) if len(row) > len(names)), 0)
+    # The fields beyond the last column come under the key None. Empty ones are the separators with
+    # which some programs end their rows.
+    longer = next((n for n, row in enumerate(rows, start=2) if any(row.pop(None, ()))), 0)
     if longer:
         raise UserError(
             f"{uri}, row {longer} has more fields than the header: put fields with commas in quotes"
@@ -157,7 +258,7 @@ def _read_csv(data: bytes, uri: str) -> _Cells:
     return names, [{name.strip(): value.strip() for name, value in row.items()} for row in rows]
 
 
-def _read_parquet(data: bytes, uri: str) -> _Cells:
+def _read_parquet(data: bytes, uri: str) -> Cells:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
@@ -167,7 +268,7 @@ def _read_parquet(data: bytes, uri: str) -> _Cells:
     return names, [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-def _read_xlsx(data: bytes, uri: str) -> _Cells:
+def _read_xlsx(data: bytes, uri: str) -> Cells:
     try:
         frame = pd.read_excel(
             io.BytesIO(data), engine="openpyxl", dtype=object, keep_default_na=False
@@ -182,7 +283,7 @@ def _read_xlsx(data: bytes, uri: str) -> _Cells:
 def _distinct(names: Sequence[str], uri: str) -> tuple[str, ...]:
     stripped = tuple(name.strip() for name in names)
     for name in stripped:
-        if stripped.count(name) > 1:
+        if name and stripped.count(name) > 1:
             raise UserError(f"{uri} has the column {name!r} twice: rename one of them")
     return stripped
 

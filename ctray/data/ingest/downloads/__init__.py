@@ -1,0 +1,1 @@
+"""Well-known downloads, read as they come: one module each, and the reading of what they say."""
