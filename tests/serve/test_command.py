@@ -136,6 +136,8 @@ def test_it_serves_the_promoted_bundle_and_leaves_nothing(bundle: Path, tmp_path
         if line != f"ctray serves chest 1 (small_cnn) at {url}  (docs: {url}/docs)\n":
             process.terminate()
             pytest.fail("".join([line, *process.communicate(timeout=60)]))
+        note = process.stdout.readline()
+        assert note.startswith("note: it was trained on synthetic images")
         headers = {"content-type": "image/png"}
         reply = httpx.post(f"{url}/v1/predict", content=png(1), headers=headers)
         assert reply.json()["model"] == {"name": "chest", "version": "1"}
@@ -148,9 +150,7 @@ def test_it_serves_the_promoted_bundle_and_leaves_nothing(bundle: Path, tmp_path
     finally:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    (note,) = output.splitlines()
-    assert note.startswith("note: it was trained on synthetic images")
+    assert (process.returncode, output) == (0, "")
     assert "Traceback" not in errors
     wait_for(lambda: not any(alive(pid) for pid in started), "every process it started is gone")
     assert not Path(folder[1]).exists()
