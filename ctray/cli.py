@@ -354,8 +354,8 @@ def predict(
     predictor = Predictor.load(bundle)
     start = time.monotonic()
     lines = track(
-        predict_files(predictor, files.paths),
-        total=len(files.paths),
+        predict_files(predictor, files.listed),
+        total=len(files.listed),
         description="predicting",
         console=error_console(),
         transient=True,
@@ -398,7 +398,7 @@ def explain(
     if not is_one:
         check_empty(out)
     files = expand(paths, out)
-    wanted = [(files.paths[0], out)] if is_one else places(files.paths, out)
+    wanted = [(files.listed[0], out)] if is_one else places(files.listed, out)
     predictor = Predictor.load(bundle)
     drawn = 0
     for one in track(

@@ -3,6 +3,7 @@
 `ctray`, `python -m tuning.search` and `python -m serve` stand on it.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -125,6 +126,9 @@ def run_app(program: typer.Typer) -> None:
     0 is success, 2 a user's mistake (one sentence on stderr), 130 Ctrl-C; of a step of the demo
     that failed it is that step's. Anything else is a traceback, and 1.
     """
+    # A file name may have bytes that are not UTF-8: to print it must not end the command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     leave: Callable[[int], NoReturn] = sys.exit
     sentence = None
     try:

@@ -153,3 +153,9 @@ def slices() -> Path:
 def dicoms() -> Path:
     """Real DICOM radiographs; tests that need them are skipped where they are not."""
     return _real("dicom")
+
+
+@pytest.fixture(scope="session")
+def wild() -> Path:
+    """Small inputs that went wrong when people used them; see the README beside them."""
+    return _real("wild")

@@ -13,6 +13,7 @@ import cv2
 from ctray import storage
 from ctray.data.image.dispatch import read_file
 from ctray.data.image.picture import ImageError
+from ctray.data.ingest.finding import find_images, masks_among
 from ctray.decision.prediction import Prediction
 from ctray.engine.predictor import ModelInput, Predictor
 from ctray.engine.table import Known, Line
@@ -76,17 +77,23 @@ def predict_many(
                     yield job, Outcome(None, str(item))
 
 
-def predict_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Line]:
-    """Predict image files; one that cannot be opened or read gets its own error.
+@dataclass(frozen=True)
+class File:
+    """A file to predict.
 
-    A file of several pages or frames is an error too: which of them is meant, nobody said.
+    Attributes:
+        path: as it was named, or below the folder that was.
+        fault: why it is no image, where its first bytes have said so; "" otherwise.
     """
 
-    def load(path: Path) -> ModelInput:
-        return predictor.read(read_file(path), path.name)
+    path: Path
+    fault: str = ""
 
-    for path, outcome in predict_many(predictor, paths, load):
-        yield outcome.line(str(path))
+    def data(self) -> bytes:
+        """Its bytes; ImageError where it is no image or cannot be opened."""
+        if self.fault:
+            raise ImageError("unreadable", self.fault)
+        return read_file(self.path)
 
 
 @dataclass(frozen=True)
@@ -94,19 +101,32 @@ class Files:
     """What was named to be predicted.
 
     Attributes:
-        paths: a row each, in this order.
+        listed: a row each, in this order.
         masks: number of masks beside images, which get none.
     """
 
-    paths: tuple[Path, ...]
+    listed: tuple[File, ...]
     masks: int
+
+
+def predict_files(predictor: Predictor, files: Iterable[File]) -> Iterator[Line]:
+    """Predict image files; one that cannot be opened or read gets its own error.
+
+    A file of several pages or frames is an error too: which of them is meant, nobody said.
+    """
+
+    def load(file: File) -> ModelInput:
+        return predictor.read(file.data(), file.path.name)
+
+    for file, outcome in predict_many(predictor, files, load):
+        yield outcome.line(str(file.path))
 
 
 def expand(named: Iterable[Path], table: Path) -> Files:
     """Files as they are named, folders as all files at any depth below them, sorted by path.
 
-    Linked folders are followed. What is hidden (a name that begins with a dot) is left out, and so
-    is the table itself, which an earlier command may have written into one of the folders.
+    Folders are listed as `ctray prepare` lists them: linked ones once, hidden ones and the system's
+    own not at all. The table itself, which an earlier command may have written, is left out too.
 
     Args:
         named: files and folders.
@@ -115,27 +135,28 @@ def expand(named: Iterable[Path], table: Path) -> Files:
     Raises:
         UserError: a path that does not exist, or a folder without a file.
     """
-    paths: list[Path] = []
+    listed: list[File] = []
     masks = 0
     for path in named:
-        if not path.is_dir():
-            if not os.path.lexists(path):
-                raise UserError(f"no such file or folder: {path}")
-            paths.append(path)
-            continue
-        below = [path / name for name in storage.walk(str(path))[0]]
-        found = [file for file in below if not _is_same(file, table)]
-        if not found:
-            raise UserError(f"{path} has no file to predict")
-        images = [file for file in found if not _is_mask(file)]
-        paths += images
-        masks += len(found) - len(images)
-    return Files(tuple(paths), masks)
-
-
-def _is_mask(path: Path) -> bool:
-    # In the Kaggle layout `masks` beside `images` holds drawings, not films.
-    return path.parent.name == "masks" and (path.parent.parent / "images").is_dir()
+        if path.is_dir():
+            root = storage.absolute(str(path))
+            names = storage.walk(root).files
+            found = find_images(root, names)
+            drawn = masks_among(found.images)
+            masks += len(drawn)
+            below = [
+                File(path / name, found.faults.get(name, ""))
+                for name in names
+                if name not in drawn and not _is_same(path / name, table)
+            ]
+            if not below:
+                raise UserError(f"{path} has no file to predict")
+            listed += below
+        elif os.path.lexists(path):
+            listed.append(File(path))
+        else:
+            raise UserError(f"no such file or folder: {path}")
+    return Files(tuple(listed), masks)
 
 
 def _is_same(path: Path, table: Path) -> bool:

@@ -16,6 +16,7 @@ from ctray.engine.batch import predict_many
 from ctray.engine.predictor import ModelInput, Predictor
 from ctray.engine.table import Known, Line, PredictionTable
 from ctray.errors import UserError
+from ctray.words import printable
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
     spec = predictor.bundle.info.preprocess
     # By path, of the images that could be read.
     ids: dict[str, str] = {}
-    uris = {file.path: file.uri for file in listing.files}
+    uris = {printable(file.path): file.uri for file in listing.files}
 
     def load(file: FileRecord) -> ModelInput | None:
         image = decode_picture(read_bytes(file.uri), file.path)

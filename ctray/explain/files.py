@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctray import storage
-from ctray.data.image.dispatch import decode_picture, read_file
+from ctray.data.image.dispatch import decode_picture
 from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import to_input
 from ctray.decision.prediction import Prediction
+from ctray.engine.batch import File
 from ctray.engine.predictor import Predictor
 from ctray.explain.gradcam import Evidence
 from ctray.explain.picture import draw
@@ -36,7 +37,7 @@ class Explained:
     warnings: tuple[str, ...] = ()
 
 
-def explain_files(predictor: Predictor, wanted: Iterable[tuple[Path, Path]]) -> Iterator[Explained]:
+def explain_files(predictor: Predictor, wanted: Iterable[tuple[File, Path]]) -> Iterator[Explained]:
     """Write a PNG for each file that can be read; folders are made.
 
     Args:
@@ -50,26 +51,26 @@ def explain_files(predictor: Predictor, wanted: Iterable[tuple[Path, Path]]) -> 
     evidence = Evidence(bundle)
     for file, place in wanted:
         try:
-            picture = decode_picture(read_file(file), file.name)
+            picture = decode_picture(file.data(), file.path.name)
         except ImageError as error:
-            yield Explained(file, place, None, str(error))
+            yield Explained(file.path, place, None, str(error))
             continue
         image = picture.pixels
         prediction = predictor.predict([to_input(image, bundle.info.preprocess)])[0]
         heat = evidence.heatmap(image, prediction.predicted)
         model = f"{bundle.name} {bundle.version}"
         storage.write_bytes(str(place), draw(image, heat, prediction, bundle.info, model))
-        yield Explained(file, place, prediction, warnings=picture.warnings)
+        yield Explained(file.path, place, prediction, warnings=picture.warnings)
 
 
-def places(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
+def places(files: Sequence[File], folder: Path) -> list[tuple[File, Path]]:
     """Each file, and where its picture goes: as they lie beside each other, so do the pictures.
 
     A picture has the file's whole name, so that `1.dcm` and `1.jpg` do not meet: `1.dcm.png`.
     """
-    absolute = [Path(os.path.abspath(file)) for file in files]
+    absolute = [Path(os.path.abspath(file.path)) for file in files]
     root = os.path.commonpath([file.parent for file in absolute]) if files else ""
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, File] = {}
     for file, path in zip(files, absolute, strict=True):
         place = folder / path.relative_to(root)
         while place.suffix.lower() != _PNG or place in taken:

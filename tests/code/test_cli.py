@@ -82,6 +82,15 @@ def test_the_verbs_are_listed_in_the_order_of_use_each_with_a_whole_sentence() -
 
 
 @pytest.mark.fast
+def test_a_path_that_is_not_utf_8_is_printed(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"r\xf6ntgen")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = ctray("phantom", "--images-per-class", 1, "--out", out, **strict)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("r\\udcf6ntgen\n")
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(("verb", "module"), [("search", "tuning.search"), ("serve", "serve")])
 def test_what_follows_another_programs_verb_is_handed_to_it_as_it_was_typed(
     verb: str, module: str, monkeypatch: pytest.MonkeyPatch

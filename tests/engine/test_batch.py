@@ -1,7 +1,9 @@
 """`ctray predict`: which files get a row, and what is in it. The model answers at once."""
 
 import csv
+import dataclasses
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,8 @@ from typer.testing import CliRunner
 
 from ctray.cli import app
 from ctray.config import PreprocessSpec, Recipe
+from ctray.data.image.dispatch import decode_picture
+from ctray.data.image.picture import Picture
 from ctray.engine.batch import expand
 from ctray.engine.predictor import Predictor
 from ctray.errors import UserError
@@ -86,21 +90,47 @@ def test_every_file_below_a_folder_gets_a_row(tmp_path: Path) -> None:
     assert {name: errors.pop(name) for name in texts} == dict.fromkeys(texts, NOT_AN_IMAGE)
     bad = {name: error for name, error in errors.items() if error}
     assert bad == {
-        "gone.png": "the file cannot be opened: No such file or directory",
+        "gone.png": f"the link leads to '{elsewhere}/missing.png', which is not there",
         "empty.png": "the file is empty",
         "cut.png": "the PNG file is truncated: copy or export it again",
     }
     assert f"{len(answered)} answered, 6 with an error, 0 with a warning, " in said
 
 
+def test_files_from_the_wild_have_a_row_each_and_no_exceptions_name(
+    wild: Path, tmp_path: Path
+) -> None:
+    _, rows = predict(tmp_path / "out.csv", wild)
+    assert [row["file"] for row in rows] == sorted(
+        str(path) for path in wild.rglob("*") if path.is_file()
+    )
+    assert not [row for row in rows if re.search(r"[a-z](Error|Exception)\b", row["error"])]
+
+
+def test_a_row_has_the_warnings_of_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: bytes, name: str | None) -> Picture:
+        guesses = ("one guess", "another") if name == "b.png" else ()
+        return dataclasses.replace(decode_picture(data, name), warnings=guesses)
+
+    monkeypatch.setattr("ctray.engine.predictor.decode_picture", decode)
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "in" / name, picture(".png"))
+    write(tmp_path / "in" / "c.png", b"")
+    said, rows = predict(tmp_path / "out.csv", tmp_path / "in")
+    assert [row["warning"] for row in rows] == ["", "one guess; another", ""]
+    assert "2 answered, 1 with an error, 1 with a warning, " in said
+
+
 def test_masks_beside_images_get_no_row_and_are_counted(tmp_path: Path) -> None:
     for kind in ("images", "masks"):
         write(tmp_path / "COVID" / kind / "a.png", picture(".png"))
-    write(tmp_path / "masks" / "b.png", picture(".png"))
+    write(tmp_path / "other" / "masks" / "b.png", picture(".png"))
     said, rows = predict(tmp_path / "out.csv", tmp_path)
     assert [Path(row["file"]).relative_to(tmp_path).as_posix() for row in rows] == [
         "COVID/images/a.png",
-        "masks/b.png",
+        "other/masks/b.png",
     ]
     assert ", left out 1 mask, " in said
 
@@ -113,12 +143,37 @@ def test_the_table_of_an_earlier_command_gets_no_row(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
-    write(tmp_path / "in" / os.fsdecode(b"r\xf6ntgen.png"), picture(".png"))
+    for name in (b"r\xf6ntgen.png", b"\xfc"):
+        write(tmp_path / "in" / os.fsdecode(name), picture(".png"))
+    (tmp_path / "in" / os.fsdecode(b"\xff")).write_text("a text")
     for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
         out = tmp_path / f"out{suffix}"
         arguments = ["predict", "bundle", str(tmp_path / "in"), "--out", str(out)]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-        assert read(out)["file"].tolist() == [str(tmp_path / "in" / r"r\xf6ntgen.png")]
+        table = read(out)
+        assert table["file"].tolist() == [
+            str(tmp_path / "in" / name) for name in (r"r\xf6ntgen.png", r"\xfc", r"\xff")
+        ]
+        assert table["error"].notna().tolist() == [False, False, True]
+
+
+def test_linked_folders_are_listed_once_and_the_systems_own_never(tmp_path: Path) -> None:
+    for folder, other in (("a", "b"), ("b", "a")):
+        write(tmp_path / "in" / folder / "x.png", picture(".png"))
+        (tmp_path / "in" / folder / "link").symlink_to(tmp_path / "in" / other)
+    for name in ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"):
+        write(tmp_path / "in" / name / "y.png", picture(".png"))
+    _, rows = predict(tmp_path / "out.csv", tmp_path / "in")
+    files = [Path(row["file"]).relative_to(tmp_path / "in").as_posix() for row in rows]
+    assert files == ["a/x.png", "b/x.png"]
+
+
+@pytest.mark.parametrize("name", ["backup.tar", "backup", "backup.png"])
+def test_a_file_that_is_no_image_is_not_read_whole(tmp_path: Path, name: str) -> None:
+    os.truncate(write(tmp_path / "in" / name, b"a text"), 2**36)
+    for path in (tmp_path / "in", tmp_path / "in" / name):
+        _, rows = predict(tmp_path / "out.csv", path)
+        assert [row["error"] for row in rows] == [NOT_AN_IMAGE]
 
 
 def test_files_are_taken_as_they_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from serve_kit import CLASSES, png, write_untrained
 from typer.testing import CliRunner
 
 from ctray.cli import app
+from ctray.engine.batch import File
 from ctray.errors import UserError
 from ctray.explain.files import places
 from ctray.explain.picture import BAR, HEAD, MARGIN, SIDE
@@ -116,12 +117,16 @@ def test_the_name_of_the_output_is_checked_before_any_work(
 
 
 def test_no_two_pictures_have_one_name() -> None:
-    files = [Path(name) for name in ("x/1.png", "x/1.dcm", "x/1.jpg", "x/1", "y/1.png", "y/2.PNG")]
-    wanted = dict(places(files, Path("out")))
-    assert len(set(wanted.values())) == len(files)
-    assert wanted[Path("x/1.png")] == Path("out/x/1.png")
-    assert wanted[Path("x/1.dcm")] == Path("out/x/1.dcm.png")
-    assert wanted[Path("y/2.PNG")] == Path("out/y/2.PNG")
+    names = ("x/1.png", "x/1.dcm", "x/1.jpg", "x/1", "y/1.png", "y/2.PNG")
+    wanted = {str(file.path): str(place) for file, place in places(files(*names), Path("out"))}
+    assert len(set(wanted.values())) == len(names)
+    assert wanted["x/1.png"] == "out/x/1.png"
+    assert wanted["x/1.dcm"] == "out/x/1.dcm.png"
+    assert wanted["y/2.PNG"] == "out/y/2.PNG"
     # Of one folder, its own name is no part of theirs.
-    assert places([Path("x/1.png")], Path("out")) == [(Path("x/1.png"), Path("out/1.png"))]
+    assert places(files("x/1.png"), Path("out"))[0][1] == Path("out/1.png")
     assert places([], Path("out")) == []
+
+
+def files(*names: str) -> list[File]:
+    return [File(Path(name)) for name in names]

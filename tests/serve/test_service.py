@@ -257,8 +257,8 @@ def test_an_uncompressed_radiograph_of_30_mb(service: Service, predictor: Predic
 
 def test_a_load_balancer_may_ask_with_head(service: Service) -> None:
     for path in ("/healthz", "/readyz"):
-        for http in (service.http, service.torch):
-            got, headed = http.get(path), http.head(path)
+        for client in (service.http, service.torch):
+            got, headed = client.get(path), client.head(path)
             assert (headed.status_code, headed.content) == (200, b"")
             assert headed.headers["content-length"] == got.headers["content-length"]
     # The connection is still in step.
@@ -295,7 +295,7 @@ def test_a_client_that_sends_all_before_it_reads_sees_the_413(service: Service) 
     connection.request("POST", "/v1/predict", (bytes(2**20) for _ in range(size // 2**20)), headers)
     reply = connection.getresponse()
     assert reply.status == 413
-    assert "20 MiB" in json.loads(reply.read())["detail"]
+    assert "64 MiB" in json.loads(reply.read())["detail"]
     connection.close()
 
 

@@ -1,13 +1,12 @@
 """DICOM to frames, as a viewer would first show them (PS3.3 C.11).
 
-pydicom and its plugins decode; every size is checked before they do, also the one that the
-compressed pixels themselves name.
+`dicom_pixels` gives each frame's words, `dicom_samples` their numbers, and this module turns them
+to grey levels. A tag that only says how bright the picture is shown is tried, and where it is
+impossible or shows nothing the next source of grey levels is taken, with a warning.
 """
 
 import io
-import itertools
 import re
-import struct
 import zlib
 from collections.abc import Iterator
 
@@ -15,18 +14,23 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, iter_pixels
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+from pydicom.pixels import apply_color_lut, apply_windowing
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from ctray.data.image.dicom_pixels import (
+    Layout,
+    float_frames,
+    has_float_pixels,
+    read_layout,
+    stored_frames,
+)
+from ctray.data.image.dicom_samples import read_samples
+from ctray.data.image.dicom_tags import Tags, Warnings, as_number
 from ctray.data.image.picture import (
     MAX_PIXELS,
     Frame,
     ImageError,
-    check_jpeg_ends,
-    check_size,
     not_finite,
     stretch,
     too_large,
@@ -38,13 +42,14 @@ LUNG_CENTRE, LUNG_WIDTH = -600.0, 1500.0
 
 # Deflated DICOM is inflated as a whole: a 16-bit picture of MAX_PIXELS and its tags.
 _MAX_INFLATED = 2 * MAX_PIXELS + 16_000_000
-# SOF0 to SOF3 and SOF55: the kinds of JPEG that DICOM allows.
-_JPEG_SIZE_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 _PIXEL_DATA_TAG, _UNDEFINED_LENGTH = b"\xe0\x7f\x10\x00", 0xFFFFFFFF
-_RGB_ONCE_DECODED = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-_JPEG2000_START = b"\xff\x4f\xff\x51"
-# Named, so that a plugin someone else installed does not change pixels.
-_PLUGINS = {JPEGBaseline8Bit: "pillow", RLELossless: "pydicom"}
+_PREAMBLE, _MAGIC = 128, b"DICM"
+_VALUE_REPRESENTATION = re.compile(rb"[A-Z]{2}")
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_AIR_HU = -300.0  # some of a chest's pixels are darker than that
+_SEEN_SHARE = 0.01  # of a window that the pixels must cover: a level or two of 255 are no picture
+_SEEN = 200_000  # pixels that are enough to tell whether a window shows anything
 _TAGS = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",
@@ -56,21 +61,41 @@ _TAGS = {
 _AGE_UNITS = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}
 
 
+def begins_without_preamble(data: bytes) -> bool:
+    """Whether a file begins with a data element of DICOM's first groups, as old exports do."""
+    group, element = data[:2], int.from_bytes(data[2:4], "little")
+    if group not in (b"\x02\0", b"\x08\0") or element > 0x1000:
+        return False
+    length = int.from_bytes(data[4:8], "little")
+    return bool(_VALUE_REPRESENTATION.match(data, 4)) or (length % 2 == 0 and length <= 1024)
+
+
 def read_dicom(data: bytes) -> list[Frame]:
     """The frames of a DICOM file, with what it says of patient and machine."""
-    _check_inflated_size(data)
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    _check_complete(dataset, data)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    check_size(int(dataset.Columns), int(dataset.Rows), frames)
-    stored = _stored_frames(dataset, frames)
+    dataset = _parse(data)
+    warnings = Warnings()
     with np.errstate(all="ignore"):
-        return [_dicom_frame(dataset, place, pixels) for place, pixels in enumerate(stored)]
+        if has_float_pixels(dataset):
+            tags = Tags([dataset], warnings)
+            frames = [_float_frame(dataset, tags, n, v) for n, v in _numbered(dataset, tags)]
+        else:
+            _check_complete(dataset, data)
+            tags = Tags([dataset], warnings)
+            layout = read_layout(dataset, tags)
+            stored = stored_frames(dataset, layout, tags)
+            frames = [_frame(dataset, layout, n, w, warnings) for n, w in enumerate(stored)]
+    return frames
 
 
-def _check_inflated_size(data: bytes) -> None:
+def _parse(data: bytes) -> Dataset:
+    start = _PREAMBLE + len(_MAGIC) if data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC else 0
+    _check_inflated_size(data, start)
+    return pydicom.dcmread(io.BytesIO(data), force=start == 0)
+
+
+def _check_inflated_size(data: bytes, start: int) -> None:
     stream = io.BytesIO(data)
-    stream.seek(132)
+    stream.seek(start)
     meta = read_dataset(stream, False, True, stop_when=lambda *element: element[0].group != 2)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
@@ -87,79 +112,61 @@ def _check_complete(dataset: Dataset, data: bytes) -> None:
     measured = [(e.value, e.length) for e in raw if e.length != _UNDEFINED_LENGTH]
     if any(value is not None and len(value) < length for value, length in measured):
         raise truncated("DICOM")
-    if "PixelData" not in dataset:
-        if _PIXEL_DATA_TAG in data:
+    if "PixelData" not in dataset or not dataset["PixelData"].value:
+        if "PixelData" not in dataset and _PIXEL_DATA_TAG in data:
             raise truncated("DICOM")
         raise ImageError("no pixels", "the DICOM file has no pixel data: leave it out")
 
 
-def _stored_frames(dataset: Dataset, frames: int) -> Iterator[np.ndarray]:
-    """Each frame as it is stored, (height, width) or (height, width, 3) RGB."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    plugin = ""
-    if syntax.is_encapsulated:
-        plugin = _PLUGINS.get(syntax, "pylibjpeg")
-        if syntax != RLELossless:
-            _check_codestreams(dataset, frames)
-    found = 0
-    for pixels in itertools.islice(iter_pixels(dataset, decoding_plugin=plugin), frames):
-        found += 1
-        yield pixels
-    if found < frames:
-        raise truncated("DICOM")
+def _numbered(dataset: Dataset, tags: Tags) -> Iterator[tuple[int, np.ndarray]]:
+    return enumerate(float_frames(dataset, tags))
 
 
-def _check_codestreams(dataset: Dataset, frames: int) -> None:
-    # The decoders believe the size in a frame's own header, which may be a bomb.
-    expected = (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    for stream in generate_frames(
-        dataset.PixelData, number_of_frames=frames, extended_offsets=offsets
-    ):
-        if _codestream_size(stream) != expected:
-            raise ImageError(
-                "unreadable",
-                f"the compressed pixels of the DICOM file are not {expected[0]}×{expected[1]} px, "
-                "as its header says: export it again",
-            )
+def _float_frame(dataset: Dataset, tags: Tags, place: int, values: np.ndarray) -> Frame:
+    frame_tags = Tags(_scopes(dataset, place), tags.warnings)
+    pixels = _levels(values, values, 8 * values.itemsize, frame_tags)
+    return Frame(
+        pixels, min(32, 8 * values.itemsize), _described(frame_tags, place), tags.warnings.all()
+    )
 
 
-def _codestream_size(stream: bytes) -> tuple[int, int, int] | None:
-    """Width, height and samples a pixel of a JPEG, JPEG-LS or JPEG 2000 frame."""
-    if not stream.startswith(b"\xff\xd8"):
-        siz = stream.find(_JPEG2000_START)
-        if siz < 0:
-            return None
-        right, bottom, left, top = struct.unpack_from(">4I", stream, siz + 8)
-        return right - left, bottom - top, struct.unpack_from(">H", stream, siz + 40)[0]
-    check_jpeg_ends(stream)
-    start = 2
-    while start + 10 <= len(stream):
-        if stream[start + 1] in _JPEG_SIZE_MARKERS:
-            height, width, samples = struct.unpack_from(">HHB", stream, start + 5)
-            return width, height, samples
-        start += 2 + int.from_bytes(stream[start + 2 : start + 4], "big")
-    return None
-
-
-def _dicom_frame(dataset: Dataset, place: int, stored: np.ndarray) -> Frame:
-    scopes = _scopes(dataset, place)
-    photometric = str(dataset.PhotometricInterpretation)
-    if photometric in ("MONOCHROME1", "MONOCHROME2") and stored.ndim == 2:
-        pixels = _grey_dicom(stored, scopes)
-    elif photometric in _RGB_ONCE_DECODED:
-        pixels = stored
-    elif photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(stored, dataset)
+def _frame(
+    dataset: Dataset, layout: Layout, place: int, words: np.ndarray, warnings: Warnings
+) -> Frame:
+    tags = Tags(_scopes(dataset, place), warnings)
+    if layout.photometric == "PALETTE COLOR" and words.ndim == 2:
+        coloured = _looked_up(words, dataset, tags)
+        pixels = words if coloured is None else coloured
+    elif words.ndim == 2:
+        samples = words
+        # Compressed samples come with their sign.
+        if not layout.decoded_signed and words.dtype.kind == "u":
+            overlay = _has_overlay_in_pixels(dataset)
+            samples = read_samples(words, layout.bits, overlay, warnings)
+        pixels = _levels(samples, words, layout.bits.stored, tags)
     else:
-        raise ImageError(
-            "unreadable",
-            f"the photometric interpretation {photometric!r} is not read: export the image as grey",
-        )
-    pixels = pixels if pixels.dtype == np.uint8 else stretch(pixels)
-    return Frame(pixels, int(dataset.BitsStored), _tags(scopes, place))
+        pixels = words
+    if pixels.dtype != np.uint8:
+        pixels, found = stretch(pixels)
+        for sentence in found:
+            warnings.add(sentence)
+    return Frame(pixels, layout.bits.stored, _described(tags, place), warnings.all())
+
+
+def _has_overlay_in_pixels(dataset: Dataset) -> bool:
+    """Whether an overlay is said to lie in the bits beside the samples (PS3.3 C.9.2, retired)."""
+    groups = range(0x6000, 0x6020, 2)
+    return any((group, 0x0102) in dataset and (group, 0x3000) not in dataset for group in groups)
+
+
+def _looked_up(words: np.ndarray, dataset: Dataset, tags: Tags) -> np.ndarray | None:
+    """Colours of a palette; None, with a warning, where it is missing or broken."""
+    try:
+        return apply_color_lut(words, dataset)
+    # pydicom raises a dozen types for tables that break the rules.
+    except Exception:
+        tags.pass_over("RedPaletteColorLookupTableData", "or another part of the palette is broken")
+        return None
 
 
 def _scopes(dataset: Dataset, place: int) -> list[Dataset]:
@@ -167,58 +174,165 @@ def _scopes(dataset: Dataset, place: int) -> list[Dataset]:
 
     Multi-frame files keep windows and positions in such groups (PS3.3 C.7.6.16).
     """
-    groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])[place : place + 1]
-    groups += dataset.get("SharedFunctionalGroupsSequence") or []
-    macros = [element.value for group in groups for element in group if element.VR == "SQ"]
-    return [*(items[0] for items in macros if items), dataset]
+    own = Tags([dataset], Warnings())
+    groups = own.items("PerFrameFunctionalGroupsSequence")[place : place + 1]
+    groups += own.items("SharedFunctionalGroupsSequence")
+    sequences = [
+        element.value for group in groups for element in group.scopes[0] if element.VR == "SQ"
+    ]
+    return [*(items[0] for items in sequences if items), dataset]
 
 
-def _scope(scopes: list[Dataset], *keywords: str) -> Dataset | None:
-    return next((s for s in scopes if all(s.get(k) is not None for k in keywords)), None)
-
-
-def _grey_dicom(stored: np.ndarray, scopes: list[Dataset]) -> np.ndarray:
-    """Stored values, (height, width), to what a viewer shows first, uint8; PS3.3 C.11."""
-    dataset = scopes[-1]
-    table = _scope(scopes, "ModalityLUTSequence")
-    rescale = _scope(scopes, "RescaleSlope", "RescaleIntercept")
-    values = apply_modality_lut(stored, table or rescale or dataset)
-    padding = None
-    if rescale and _is_hounsfield(dataset, rescale):
-        image = _window(values, LUNG_CENTRE, LUNG_WIDTH)
-    elif voi := _scope(scopes, "VOILUTSequence"):
-        image = _look_up(values, voi.VOILUTSequence[0])
-    elif voi := _scope(scopes, "WindowCenter", "WindowWidth"):
-        centre, width = _first(voi.WindowCenter), _first(voi.WindowWidth)
-        image = _window(values, centre, width, str(voi.get("VOILUTFunction") or "LINEAR"))
-    elif stored.dtype == np.uint8 and dataset.BitsStored == 8 and not table:
-        image = stored
-    else:
-        padding = _padding(stored, dataset)
-        image = stretch(values, ~padding)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+def _levels(samples: np.ndarray, words: np.ndarray, bits: int, tags: Tags) -> np.ndarray:
+    """Samples, (height, width), to what a viewer shows first, uint8 with padding black."""
+    values, has_table, has_rescale = _modality_values(samples, tags)
+    if not np.isfinite(values).all():
+        raise not_finite()
+    padding = _padding(samples, words, tags)
+    counted = values[~padding] if padding.any() and not padding.all() else values
+    if tags.text("PresentationIntentType").upper() == "FOR PROCESSING":
+        tags.warnings.add("raw data of a detector (FOR PROCESSING), not the picture people read")
+    image = _shown(values, counted, bits, has_rescale, tags)
+    if image is None and samples.dtype == np.uint8 and bits == 8 and not has_table:
+        image = samples
+    if image is None:
+        image, found = stretch(values, ~padding)
+        for sentence in found:
+            tags.warnings.add(sentence)
+    if tags.text("PhotometricInterpretation").replace(" ", "").upper() == "MONOCHROME1":
         image = 255 - image
-    if padding is not None:
-        image[padding] = 0
+    if padding.any() and not padding.all():
+        image = np.where(padding, np.uint8(0), image)
     return image
 
 
-def _is_hounsfield(dataset: Dataset, rescale: Dataset) -> bool:
+def _modality_values(samples: np.ndarray, tags: Tags) -> tuple[np.ndarray, bool, bool]:
+    """Values through the modality's table or line (PS3.3 C.11.1), and whether each was there."""
+    if nearest := tags.with_all("ModalityLUTSequence"):
+        for item in nearest.items("ModalityLUTSequence"):
+            table = _table(item)
+            if table is not None:
+                entries, first = table
+                places = np.clip(samples.astype(np.int64) - first, 0, len(entries) - 1)
+                return entries[places], True, False
+    nearest = tags.with_all("RescaleSlope", "RescaleIntercept") or tags
+    slope, intercept = nearest.number("RescaleSlope"), nearest.number("RescaleIntercept")
+    if slope == 0.0:
+        nearest.pass_over("RescaleSlope")
+        slope = None
+    if slope is None and intercept is None:
+        return samples, False, False
+    return samples * (1.0 if slope is None else slope) + (intercept or 0.0), False, True
+
+
+def _table(item: Tags) -> tuple[np.ndarray, int] | None:
+    """Entries and the first value that is mapped, of a table (PS3.3 C.11.1.1); None: impossible."""
+    data = item.value("LUTData")
+    if isinstance(data, bytes):
+        entries = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+    else:
+        numbers = data if isinstance(data, list | tuple | pydicom.multival.MultiValue) else [data]
+        entries = np.array([as_number(number) or 0 for number in numbers if number is not None])
+    descriptor = [*item.numbers("LUTDescriptor"), None, None]
+    if len(entries) < 2 or entries.min() == entries.max() or descriptor[1] is None:
+        item.pass_over("LUTData" if len(entries) < 2 else "LUTDescriptor", "is no table")
+        return None
+    return entries.astype(np.float64), int(descriptor[1])
+
+
+def _shown(
+    values: np.ndarray,
+    counted: np.ndarray,
+    bits: int,
+    has_rescale: bool,
+    tags: Tags,
+) -> np.ndarray | None:
+    """Values through the first table or window that shows something; None if none does."""
+    few = counted.ravel()[:: max(1, counted.size // _SEEN)]
+    dark, bright = (float(edge) for edge in np.quantile(few, (0.01, 0.99)))
+    if has_rescale and _is_hounsfield(bits, dark, tags):
+        low = LUNG_CENTRE - LUNG_WIDTH / 2
+        if dark < low + LUNG_WIDTH and bright > low:
+            return _window(values, LUNG_CENTRE, LUNG_WIDTH)
+        tags.warnings.add("the lung window shows nothing of this CT slice and was passed over")
+    if nearest := tags.with_all("VOILUTSequence"):
+        for item in nearest.items("VOILUTSequence"):
+            image = _voi_table(values, item)
+            if image is not None:
+                return image
+    if nearest := tags.with_all("WindowCenter", "WindowWidth"):
+        return _first_window(values, (dark, bright), nearest)
+    return None
+
+
+def _voi_table(values: np.ndarray, item: Tags) -> np.ndarray | None:
+    """Values to uint8 through a VOI table (PS3.3 C.11.2.1.1), whose range is black to white.
+
+    Not by pydicom: with more than 256 entries of 8 bits its index overflows (3.0.2).
+    """
+    table = _table(item)
+    if table is None:
+        return None
+    entries, first = table
+    low, high = float(entries.min()), float(entries.max())
+    levels = np.rint((entries - low) * (255.0 / (high - low))).astype(np.uint8)
+    image = levels[np.clip(values - first, 0, len(levels) - 1).astype(np.intp)]
+    if image.min() == image.max():
+        item.pass_over("VOILUTSequence", "shows nothing of this picture")
+        return None
+    return image
+
+
+def _first_window(values: np.ndarray, edges: tuple[float, float], tags: Tags) -> np.ndarray | None:
+    """Values through the first window that is possible and shows some of the picture."""
+    function = tags.text("VOILUTFunction").upper() or "LINEAR"
+    if function not in _FUNCTIONS:
+        tags.pass_over("VOILUTFunction")
+        function = "LINEAR"
+    centres, widths = tags.numbers("WindowCenter"), tags.numbers("WindowWidth")
+    dark, bright = edges
+    for centre, width in zip(centres, widths, strict=False):
+        if centre is None or width is None or width < (1.0 if function == "LINEAR" else 1e-6):
+            tags.pass_over("WindowWidth" if centre is not None else "WindowCenter")
+            continue
+        outside = bright <= centre - width / 2 or dark >= centre + width / 2
+        if outside or bright - dark < _SEEN_SHARE * width:
+            tags.warnings.add(
+                f"the window {centre:g}±{width / 2:g} shows nothing of this picture and was passed "
+                "over"
+            )
+            continue
+        return _window(values, centre, width, function)
+    return None
+
+
+def _is_hounsfield(bits: int, dark: float, tags: Tags) -> bool:
     # Without a type a CT's rescaled values are HU (PS3.3 C.8.2.1); 8 bits cannot hold them.
-    is_ct = dataset.get("Modality") == "CT" and int(dataset.BitsStored) > 8
-    return is_ct and (rescale.get("RescaleType") or "HU") == "HU"
+    if tags.text("Modality") != "CT" or bits <= 8 or tags.text("RescaleType") not in ("", "HU"):
+        return False
+    kinds = {str(kind).strip().upper() for kind in _all_of(tags.value("ImageType"))}
+    if "LOCALIZER" in kinds:
+        tags.warnings.add("a localizer of a CT series, not a slice")
+        return False
+    captured = tags.text("SOPClassUID").startswith(_SECONDARY_CAPTURE)
+    if captured or {"DERIVED", "SECONDARY"} <= kinds:
+        tags.warnings.add(
+            "a derived or captured CT picture, whose values may be no Hounsfield units"
+        )
+        return dark < _AIR_HU and not captured
+    return True
 
 
-def _first(value: object) -> float:
-    return float(value[0] if isinstance(value, MultiValue) else value)  # type: ignore[arg-type]
+def _all_of(value: object) -> list[object]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
 
 
 def _window(
     values: np.ndarray, centre: float, width: float, function: str = "LINEAR"
 ) -> np.ndarray:
     """Values to uint8 through a window (PS3.3 C.11.2.1.2), black to white whatever the file."""
-    if not np.isfinite(values).all():
-        raise not_finite()
     window = Dataset()
     window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre, width, function
     # These make pydicom's output run from 0 to 255.
@@ -227,44 +341,31 @@ def _window(
     return np.rint(apply_windowing(values, window)).astype(np.uint8)
 
 
-def _look_up(values: np.ndarray, item: Dataset) -> np.ndarray:
-    """Values to uint8 through a VOI table (PS3.3 C.11.2.1.1), whose range is black to white.
-
-    Not by pydicom: with more than 256 entries of 8 bits its index overflows (3.0.2).
-    """
-    data = item.LUTData
-    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.array(data)
-    table = stretch(entries)
-    return table[np.clip(values - item.LUTDescriptor[1], 0, len(table) - 1).astype(np.intp)]
-
-
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _padding(samples: np.ndarray, words: np.ndarray, tags: Tags) -> np.ndarray:
     """Which pixels are no measurement but fill the picture up; bool, (height, width)."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    low, high = sorted((value, dataset.get("PixelPaddingRangeLimit", value)))
-    return (stored >= low) & (stored <= high)
+    numbers = [number for number in tags.numbers("PixelPaddingValue") if number is not None]
+    if not numbers:
+        if tags.numbers("PixelPaddingValue"):
+            tags.pass_over("PixelPaddingValue")
+        return np.zeros(samples.shape, bool)
+    limit = tags.number("PixelPaddingRangeLimit")
+    # Either may be written without the sign that the samples have: words count, too.
+    filled = np.isin(samples, numbers) | np.isin(words, numbers)
+    if limit is not None:
+        low, high = sorted((numbers[0], limit))
+        filled |= (samples >= low) & (samples <= high)
+    return filled
 
 
-def _tags(scopes: list[Dataset], place: int) -> dict[str, str]:
-    dataset = scopes[-1]
-    tags = {name: _text(dataset, keyword) for name, keyword in _TAGS.items()}
-    tags["scanner"] = f"{_text(dataset, 'Manufacturer')} {_text(dataset, 'ManufacturerModelName')}"
-    tags["age"] = _age(_text(dataset, "PatientAge"))
-    tags["slice"] = _slice(scopes, place)
-    return {name: value.strip() for name, value in tags.items() if value.strip()}
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    """An attribute in one line, empty if it is missing or breaks its own rules."""
-    try:
-        value = dataset.get(keyword)
-    # Its picture may still be good; pydicom raises a dozen types here.
-    except Exception:
-        return ""
-    value = value[0] if isinstance(value, MultiValue) and value else value
-    return "" if value is None else " ".join(str(value).replace("\0", " ").split())
+def _described(tags: Tags, place: int) -> dict[str, str]:
+    """What the file says of patient and machine. Tags that only describe are not warned about."""
+    tags = Tags(tags.scopes, Warnings())
+    own = tags.file
+    found = {name: own.text(keyword) for name, keyword in _TAGS.items()}
+    found["scanner"] = f"{own.text('Manufacturer')} {own.text('ManufacturerModelName')}"
+    found["age"] = _age(own.text("PatientAge"))
+    found["slice"] = _slice(tags, place)
+    return {name: value.strip() for name, value in found.items() if value.strip()}
 
 
 def _age(text: str) -> str:
@@ -273,11 +374,12 @@ def _age(text: str) -> str:
     return str(int(match[1]) // _AGE_UNITS[match[2]]) if match else ""
 
 
-def _slice(scopes: list[Dataset], place: int) -> str:
+def _slice(tags: Tags, place: int) -> str:
     """Where the frame lies along the axis of its series, in mm; else its number."""
-    position = _scope(scopes, "ImagePositionPatient")
-    orientation = _scope(scopes, "ImageOrientationPatient")
-    if position and orientation:
-        axes = np.array(orientation.ImageOrientationPatient, float).reshape(2, 3)
-        return f"{np.cross(*axes) @ np.array(position.ImagePositionPatient, float):.2f}"
-    return str(place + 1) if len(scopes) > 1 or place else _text(scopes[-1], "InstanceNumber")
+    position, axes = (
+        [number for number in tags.numbers(keyword) if number is not None]
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient")
+    )
+    if len(position) == 3 and len(axes) == 6:
+        return f"{np.cross(*np.array(axes).reshape(2, 3)) @ np.array(position):.2f}"
+    return str(place + 1) if len(tags.scopes) > 1 or place else tags.file.text("InstanceNumber")

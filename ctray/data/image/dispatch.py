@@ -14,9 +14,17 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 
-from ctray.data.image.dicom import read_dicom
+from ctray.data.image.dicom import begins_without_preamble, read_dicom
+from ctray.data.image.looks import odd_looks
 from ctray.data.image.picture import Frame, ImageError, Picture, truncated
-from ctray.data.image.raster import read_bmp, read_jpeg, read_png, read_tiff, read_webp
+from ctray.data.image.raster import (
+    read_bmp,
+    read_jpeg,
+    read_png,
+    read_tiff,
+    read_webp,
+    shows_in_alpha,
+)
 
 _READERS: dict[str, Callable[[bytes], list[Frame]]] = {
     "PNG": read_png,
@@ -27,10 +35,12 @@ _READERS: dict[str, Callable[[bytes], list[Frame]]] = {
     "DICOM": read_dicom,
 }
 
+_WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 _SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jfif": "JPEG",
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
@@ -39,6 +49,8 @@ _SUFFIXES = {
     ".dicom": "DICOM",
 }
 EXTENSIONS = frozenset(_SUFFIXES)
+# Bytes of a file that are enough to tell its format.
+_START = 4096
 # Lengths of the second header: two letters alone also start a text.
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -55,9 +67,16 @@ _CUT = re.compile(
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file; ImageError if it cannot be opened."""
+    """The bytes of an image file, of any other the first ones.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(_START)
+            # What else people keep beside images may be larger than the memory.
+            return start + file.read() if format_of(start) else start
     except OSError as error:
         raise ImageError("unreadable", f"the file cannot be opened: {error.strerror}") from error
 
@@ -66,13 +85,15 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
     """Decode every page or frame of a PNG, JPEG, BMP, TIFF, WebP or DICOM file.
 
     EXIF orientation is applied, transparency ignored, colour turned to grey (ITU-R BT.601). More
-    than 8 bits go linearly from the darkest to the brightest pixel, without padding. DICOM goes
-    through its modality table and its first VOI table or window (PS3.3 C.11), CT in Hounsfield
-    units through the lung window instead; MONOCHROME1 is inverted.
+    than 8 bits go linearly from the darkest to the brightest pixel, without padding, and without a
+    marker or dead pixels far outside of all others. DICOM goes through its modality table and its
+    first VOI table or window that shows something (PS3.3 C.11), CT in Hounsfield units through the
+    lung window instead; MONOCHROME1 is inverted. A tag that does not make the pixels unreadable is
+    passed over with a warning.
 
     Args:
         data: the file.
-        name: its name or path; a suffix that belongs to another format is an error.
+        name: its name or path; a suffix that belongs to another format is a warning.
 
     Returns:
         The pictures in the order of the file, at least one.
@@ -84,14 +105,17 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
     if not data:
         raise ImageError("unreadable", "the file is empty")
     kind = format_of(data)
-    if name is not None:
-        _check_name(PurePath(name), kind)
+    mismatch = () if name is None else _name_mismatch(PurePath(name), kind)
     if kind is None:
         raise ImageError(
             "unreadable", "not an image: no PNG, JPEG, BMP, TIFF, WebP or DICOM header"
         )
     try:
         frames = _READERS[kind](data)
+        return [
+            _picture(frame, kind, place, len(frames), data, mismatch)
+            for place, frame in enumerate(frames)
+        ]
     except ImageError:
         raise
     # The libraries raise whatever they stumble over: each is this file's fault.
@@ -99,10 +123,8 @@ def decode(data: bytes, name: str | None = None) -> list[Picture]:
         if isinstance(error, EOFError) or _CUT.search(str(error)):
             raise truncated(kind) from error
         raise ImageError(
-            "unreadable",
-            f"the {kind} data cannot be decoded ({type(error).__name__}): export the image again",
+            "unreadable", f"the {kind} data are damaged: copy or export the image again"
         ) from error
-    return [_picture(frame, kind, place, len(frames)) for place, frame in enumerate(frames)]
 
 
 def decode_picture(data: bytes, name: str | None = None) -> Picture:
@@ -140,7 +162,7 @@ def _silence_libraries() -> None:
 
 def format_of(data: bytes) -> str | None:
     """The format of a file by its first bytes, at least 132 of them; None: none of ours."""
-    if data[128:132] == b"DICM":
+    if data[128:132] == b"DICM" or begins_without_preamble(data):
         return "DICOM"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
@@ -155,34 +177,39 @@ def format_of(data: bytes) -> str | None:
     return None
 
 
-def _check_name(name: PurePath, kind: str | None) -> None:
+def _name_mismatch(name: PurePath, kind: str | None) -> tuple[str, ...]:
+    """A warning where the suffix of a file belongs to another format than its bytes."""
     named = _SUFFIXES.get(name.suffix.lower())
-    if named in (None, kind):
-        return
-    if kind is not None:
-        suffix = next(suffix for suffix, owner in _SUFFIXES.items() if owner == kind)
-        raise ImageError(
-            "wrong type", f"{name.name} holds {kind} data: rename it to {name.stem}{suffix}"
-        )
-    if named == "DICOM":
+    if kind is None and named == "DICOM":
         raise ImageError(
             "wrong type",
-            f"{name.name} is not a DICOM file, 'DICM' does not follow its first 128 bytes: "
-            "export it again, or rename it to what it is",
+            f"{name.name} is not a DICOM file: export it again, or rename it to what it is",
         )
+    if kind is None or named in (None, kind):
+        return ()
+    return (f"the name ends in {name.suffix}, the bytes are {kind} and were read as that",)
 
 
-def _picture(frame: Frame, kind: str, place: int, frames: int) -> Picture:
+def _picture(
+    frame: Frame, kind: str, place: int, frames: int, data: bytes, mismatch: tuple[str, ...]
+) -> Picture:
     pixels, colour = frame.pixels, False
     if pixels.ndim == 3:
         colour = _is_coloured(pixels)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if pixels.min() == pixels.max():
         which = f"frame {place + 1} of {frames}" if frames > 1 else "the image"
+        if kind in _WITH_ALPHA and frames == 1 and shows_in_alpha(data):
+            raise ImageError(
+                "blank",
+                f"{which} shows something in its transparency only: export it without an alpha "
+                "channel",
+            )
         raise ImageError("blank", f"{which} is blank: every pixel has the same value")
     if not pixels.flags.writeable:
         pixels = pixels.copy()
-    return Picture(pixels, kind, frame.bits, colour, place, frames, frame.tags)
+    odd = (*mismatch, *frame.warnings, *odd_looks(pixels))
+    return Picture(pixels, kind, frame.bits, colour, place, frames, frame.tags, odd)
 
 
 def _is_coloured(pixels: np.ndarray) -> bool:

@@ -8,7 +8,8 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import cv2
@@ -20,12 +21,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from ctray.data.image.jpeg import END, has_every_scan, jpeg_end
 from ctray.data.image.picture import (
     MAX_PIXELS,
     MIN_SIDE,
     Frame,
     ImageError,
-    check_jpeg_ends,
     check_size,
     stretch,
     too_large,
@@ -37,9 +38,14 @@ _Image = TypeVar("_Image", bound=ImageFile)
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 # What makes up the picture. Transparency is left out: nobody knows the colour behind it.
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND"})
-# Tags of TIFF 6.0.
+# Coded data that are not the ones that are missing.
+_OTHER_DATA = b"\x5a\xa5\x3c" * 24
+# Types and tags of TIFF 6.0.
+_SHORT, _LONG = 3, 4
 _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 256, 257, 258, 262, 0
 _STRIP_OFFSETS, _STRIP_COUNTS = 273, 279
+_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 1 | 4
+_OLD_SUBFILE_TYPE, _OLD_REDUCED = 255, 2
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 
 
@@ -48,7 +54,7 @@ def read_png(data: bytes) -> list[Frame]:
     data = _png_essence(data)
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     check_size(width, height)
-    return [Frame(_from_opencv(cv2.imdecode(_buffer(data), _AS_STORED)), bits)]
+    return [_from_opencv(cv2.imdecode(_buffer(data), _AS_STORED), bits)]
 
 
 def _png_essence(data: bytes) -> bytes:
@@ -75,27 +81,44 @@ def _buffer(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-def _from_opencv(pixels: np.ndarray | None) -> np.ndarray:
+def _from_opencv(pixels: np.ndarray | None, bits: int) -> Frame:
     if pixels is None:
         raise ImageError("unreadable", "the compressed data are damaged: copy the file again")
+    warnings: tuple[str, ...] = ()
     if pixels.dtype != np.uint8:
-        pixels = stretch(pixels)
-    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        pixels, warnings = stretch(pixels)
+    colour = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return Frame(colour, bits, warnings=warnings)
 
 
 def read_jpeg(data: bytes) -> list[Frame]:
-    """The one frame of a JPEG file."""
-    check_jpeg_ends(data)
+    """The one frame of a JPEG file, also of one that lacks no more than its end mark."""
+    if jpeg_end(data) is not None:
+        return [_decode_jpeg(data)]
+    whole = data.removesuffix(END[:1])
+    if not has_every_scan(whole):
+        raise truncated("JPEG")
+    try:
+        frame, other = (_decode_jpeg(whole + more + END) for more in (b"", _OTHER_DATA))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise truncated("JPEG") from error
+    # Where coded data are missing, others in their place make another picture.
+    if not np.array_equal(frame.pixels, other.pixels):
+        raise truncated("JPEG")
+    return [replace(frame, warnings=("the JPEG file has no end mark, but its picture is whole",))]
+
+
+def _decode_jpeg(data: bytes) -> Frame:
     with JpegImageFile(io.BytesIO(data)) as image:
         check_size(*image.size)
-        return [Frame(_from_pillow(image), 8)]
+        return _from_pillow(image, 8)
 
 
 def read_bmp(data: bytes) -> list[Frame]:
     """The one frame of a BMP file."""
     with BmpImageFile(io.BytesIO(data)) as image:
         check_size(*image.size)
-        return [Frame(_from_pillow(image), 8)]
+        return [_from_pillow(image, 8)]
 
 
 def read_webp(data: bytes) -> list[Frame]:
@@ -104,19 +127,65 @@ def read_webp(data: bytes) -> list[Frame]:
         raise truncated("WEBP")
     with WebPImageFile(io.BytesIO(data)) as image:
         check_size(*image.size, image.n_frames)
-        return [Frame(_from_pillow(page), 8) for page in _pages(image)]
+        return [_from_pillow(page, 8) for page in _pages(image)]
 
 
 def read_tiff(data: bytes) -> list[Frame]:
-    """The pages of a TIFF file."""
+    """The pages of a TIFF file, without the reduced copies that some have of a page."""
     _check_tiff_directories(data)
+    if (double := _double_precision(data)) is not None:
+        return [double]
     with TiffImageFile(io.BytesIO(data)) as image:
+        wanted = _full_pages(image)
         pixels = 0
-        for count, page in enumerate(_pages(image), start=1):
+        for page in _pages(image, wanted):
             pixels += _check_tiff_page(page, len(data))
             if pixels > MAX_PIXELS:
-                raise too_large(f"{page.width}×{page.height} px on page {count}")
-        return [_tiff_frame(page, data) for page in _pages(image)]
+                raise too_large(f"{page.width}×{page.height} px on page {page.tell() + 1}")
+        return [_tiff_frame(page, data) for page in _pages(image, wanted)]
+
+
+def _double_precision(data: bytes) -> Frame | None:
+    """The first page, if its samples have 64 bits, which Pillow does not read."""
+    order = "<" if data.startswith(b"II") else ">"
+    numbers = _first_directory(data, order) if data[2:4] in (b"*\0", b"\0*") else {}
+    if numbers.get(_BITS_PER_SAMPLE) != 64:
+        return None
+    check_size(numbers.get(_WIDTH, 0), numbers.get(_HEIGHT, 0))
+    return _from_opencv(cv2.imdecode(_buffer(data), _AS_STORED), 64)
+
+
+def _first_directory(data: bytes, order: str) -> dict[int, int]:
+    """Tags of the first page that are one short or long number."""
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + "H", data, start)
+    numbers = {}
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind, count = struct.unpack_from(order + "HHI", data, place)
+        if count == 1 and kind in (_SHORT, _LONG):
+            width = "H" if kind == _SHORT else "I"
+            (numbers[tag],) = struct.unpack_from(order + width, data, place + 8)
+    return numbers
+
+
+def _full_pages(image: TiffImageFile) -> list[int]:
+    """The pages that are no thumbnail, mask or level of a pyramid."""
+    pages: dict[int, tuple[int, int]] = {}
+    reduced: set[int] = set()
+    for number, page in enumerate(_pages(image)):
+        pages[number] = page.size
+        old = page.tag_v2.get(_OLD_SUBFILE_TYPE) == _OLD_REDUCED
+        if old or page.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
+            reduced.add(number)
+    sizes = {number: size for number, size in pages.items() if number not in reduced} or pages
+    width, height = max(sizes.values(), key=lambda size: size[0] * size[1])
+    # Some say nothing: a small copy has the sides' ratio of the large page, up to a pixel.
+    copies = {
+        number
+        for number, (w, h) in sizes.items()
+        if 2 * w <= width and 2 * h <= height and abs(w * height - h * width) <= width + height
+    }
+    return [number for number in sizes if number not in copies]
 
 
 def _check_tiff_directories(data: bytes) -> None:
@@ -136,8 +205,8 @@ def _check_tiff_directories(data: bytes) -> None:
         raise truncated("TIFF")
 
 
-def _pages(image: _Image) -> Iterator[_Image]:
-    for number in itertools.count():
+def _pages(image: _Image, numbers: Iterable[int] | None = None) -> Iterator[_Image]:
+    for number in itertools.count() if numbers is None else numbers:
         try:
             image.seek(number)
         except EOFError:
@@ -168,21 +237,30 @@ def _tiff_frame(page: TiffImageFile, data: bytes) -> Frame:
         # Pillow drops the lower byte of deep colour.
         only = (page.tell(), page.tell() + 1)
         _, found = cv2.imdecodemulti(_buffer(data), _AS_STORED, range=only)
-        return Frame(_from_opencv(found[0] if found else None), bits)
-    pixels = _from_pillow(page)
+        return _from_opencv(found[0] if found else None, bits)
+    frame = _from_pillow(page, bits)
     # Pillow inverts these up to 8 bits.
     inverted = bits > 8 and page.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    return Frame(255 - pixels if inverted else pixels, bits)
+    return replace(frame, pixels=255 - frame.pixels) if inverted else frame
 
 
-def _from_pillow(image: ImageFile) -> np.ndarray:
-    """The pixels of a page, upright: uint8, (height, width) or (height, width, 3) RGB."""
+def _from_pillow(image: ImageFile, bits: int) -> Frame:
+    """A page, upright."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        return stretch(np.asarray(image))
+        pixels, warnings = stretch(np.asarray(image))
+        return Frame(pixels, bits, warnings=warnings)
     upright: Image.Image = image
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted.
         upright = ImageChops.invert(image)
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    return np.asarray(upright if upright.mode == mode else upright.convert(mode))
+    return Frame(np.asarray(upright if upright.mode == mode else upright.convert(mode)), bits)
+
+
+def shows_in_alpha(data: bytes) -> bool:
+    """Whether the transparency of a PNG, WebP or TIFF file differs from pixel to pixel."""
+    with Image.open(io.BytesIO(data)) as image:
+        rgba = image.convert("RGBA")
+    low, high = rgba.getchannel("A").getextrema()
+    return low != high
