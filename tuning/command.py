@@ -8,6 +8,7 @@ from ctray.data.store import Store
 from ctray.process import import_meanwhile
 from ctray.session import ray_session
 from ctray.training.plan import Plan, make_plan
+from ctray.words import counted
 from tuning.board import Board
 from tuning.disk import embedded_data, study_folder
 from tuning.memory import Memory
@@ -85,7 +86,8 @@ def plan_trials(settings: SearchSettings, scope: Scope) -> Plan:
     count = (
         f"{at_most} trials" if at_most else f"as many trials as fit into {settings.time_budget},"
     )
-    print(f"plan: {count} of at most {scope.base.epochs} epochs, {plan}", flush=True)
+    most = counted(scope.base.epochs, "epoch")
+    print(f"plan: {count} of at most {most}, {plan}", flush=True)
     if scope.sampler == "grid":
         print(f"{at_most} of the {scope.combinations} combinations of this space, none twice")
     is_alone = plan.runs == 1 and settings.side_by_side is None

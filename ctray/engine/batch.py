@@ -89,6 +89,12 @@ class File:
     path: Path
     fault: str = ""
 
+    def data(self) -> bytes:
+        """Its bytes; ImageError where it is no image or cannot be opened."""
+        if self.fault:
+            raise ImageError("unreadable", self.fault)
+        return read_file(self.path)
+
 
 @dataclass(frozen=True)
 class Files:
@@ -110,9 +116,7 @@ def predict_files(predictor: Predictor, files: Iterable[File]) -> Iterator[Line]
     """
 
     def load(file: File) -> ModelInput:
-        if file.fault:
-            raise ImageError("unreadable", file.fault)
-        return predictor.read(read_file(file.path), file.path.name)
+        return predictor.read(file.data(), file.path.name)
 
     for file, outcome in predict_many(predictor, files, load):
         yield outcome.line(str(file.path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctray import storage
-from ctray.data.image.dispatch import decode_picture, read_file
+from ctray.data.image.dispatch import decode_picture
 from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import to_input
 from ctray.decision.prediction import Prediction
@@ -55,16 +55,16 @@ def explain_files(predictor: Predictor, wanted: Iterable[tuple[File, Path]]) -> 
             yield Explained(file, place, None, listed.fault)
             continue
         try:
-            picture = decode_picture(read_file(file), file.name)
+            picture = decode_picture(file.data(), file.path.name)
         except ImageError as error:
-            yield Explained(file, place, None, str(error))
+            yield Explained(file.path, place, None, str(error))
             continue
         image = picture.pixels
         prediction = predictor.predict([to_input(image, bundle.info.preprocess)])[0]
         heat = evidence.heatmap(image, prediction.predicted)
         model = f"{bundle.name} {bundle.version}"
         storage.write_bytes(str(place), draw(image, heat, prediction, bundle.info, model))
-        yield Explained(file, place, prediction, warnings=picture.warnings)
+        yield Explained(file.path, place, prediction, warnings=picture.warnings)
 
 
 def places(files: Sequence[File], folder: Path) -> list[tuple[File, Path]]:

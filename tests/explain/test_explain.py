@@ -118,12 +118,15 @@ def test_the_name_of_the_output_is_checked_before_any_work(
 
 def test_no_two_pictures_have_one_name() -> None:
     names = ("x/1.png", "x/1.dcm", "x/1.jpg", "x/1", "y/1.png", "y/2.PNG")
-    files = [File(Path(name)) for name in names]
-    wanted = {str(file.path): place for file, place in places(files, Path("out"))}
-    assert len(set(wanted.values())) == len(files)
-    assert wanted["x/1.png"] == Path("out/x/1.png")
-    assert wanted["x/1.dcm"] == Path("out/x/1.dcm.png")
-    assert wanted["y/2.PNG"] == Path("out/y/2.PNG")
+    wanted = {str(file.path): str(place) for file, place in places(files(*names), Path("out"))}
+    assert len(set(wanted.values())) == len(names)
+    assert wanted["x/1.png"] == "out/x/1.png"
+    assert wanted["x/1.dcm"] == "out/x/1.dcm.png"
+    assert wanted["y/2.PNG"] == "out/y/2.PNG"
     # Of one folder, its own name is no part of theirs.
-    assert places(files[:1], Path("out")) == [(files[0], Path("out/1.png"))]
+    assert places(files("x/1.png"), Path("out"))[0][1] == Path("out/1.png")
     assert places([], Path("out")) == []
+
+
+def files(*names: str) -> list[File]:
+    return [File(Path(name)) for name in names]

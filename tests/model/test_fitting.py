@@ -86,7 +86,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     for place, stand_in in {
         "ctray.cli.print_store": lambda _: None,
-        "ctray.data.ingest.opening.check_data": lambda _: None,
+        "ctray.data.ingest.opening.check_data": lambda _: (),
         "ctray.data.ingest.opening.known_store": lambda *_: store_of(22),
         "ctray.session.ray_session": session,
         "ctray.training.plan.make_plan": lambda *_, **__: "one worker",

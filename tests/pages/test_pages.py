@@ -147,7 +147,7 @@ def test_nothing_is_wider_than_a_telephone(owner: str) -> None:
     for number, unit in re.findall(fixed, rules):
         margins = 2 * 16
         assert float(number) * {"px": 1, "rem": 16}[unit] <= 390 - margins, (number, unit)
-    assert ".scroll { overflow-x: auto; }" in styles()["base"]
+    assert ".scroll { overflow-x: auto;" in styles()["base"]
 
 
 @pytest.mark.parametrize("owner", ["base", *TEMPLATES])
