@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctray.data.image.dispatch import decode_picture
+from ctray.data.image.picture import ImageError
 from ctray.data.image.preprocess import stored_to_input, to_input
 from ctray.data.ingest.listing import FileRecord, list_folder, read_bytes
 from ctray.data.store import Store, read_image, record_id
@@ -126,13 +127,13 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
     if listing.hints and not set(listing.classes) <= set(predictor.bundle.info.classes):
         raise UserError(listing.hints[0])
     _check_classes(predictor, listing.classes)
-    left_out = [file for file in listing.files if file.reason]
+    left_out = [file for file in listing.files if file.status not in ("ok", "unreadable")]
     if left_out:
         raise UserError(
             f"{len(left_out)} files of {data} are left out, the first {left_out[0].path}: "
             f"{left_out[0].reason}: prepare a store of it first, which counts them"
         )
-    nameless = [file.path for file in listing.files if not file.label]
+    nameless = [file.path for file in listing.files if not file.label and not file.reason]
     if nameless:
         raise UserError(
             f"{len(nameless)} files of {data} have no label, the first {nameless[0]}: label "
@@ -144,6 +145,8 @@ def score_folder(predictor: Predictor, data: Path, seen: Seen) -> Pass:
     uris = {printable(file.path): file.uri for file in listing.files}
 
     def load(file: FileRecord) -> ModelInput | None:
+        if file.reason:
+            raise ImageError("unreadable", file.reason)
         image = decode_picture(read_bytes(file.uri), file.path)
         ids[file.path] = record_id(image.pixels)
         if seen.leaves_out(ids[file.path]):

@@ -49,11 +49,7 @@ def explain_files(predictor: Predictor, wanted: Iterable[tuple[File, Path]]) -> 
     """
     bundle = predictor.bundle
     evidence = Evidence(bundle)
-    for listed, place in wanted:
-        file = listed.path
-        if listed.fault:
-            yield Explained(file, place, None, listed.fault)
-            continue
+    for file, place in wanted:
         try:
             picture = decode_picture(file.data(), file.path.name)
         except ImageError as error:
