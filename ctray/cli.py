@@ -123,6 +123,7 @@ def prepare(
 
     Example: ctray prepare xrays --out store
     """
+    # Over 80 lines, because more than half of them declare options.
     from rich.progress import Progress
 
     from ctray.data.ingest.listing import Choice, list_inputs, parse_input
@@ -225,6 +226,7 @@ def train(
 
     Example: ctray train --data store --out run --recipe fast --set augment.policy=strong
     """
+    # Over 80 lines, because almost half of them declare options.
     from ctray.config import recipe_file
 
     if recipe and config:
