@@ -261,27 +261,26 @@ def train(
         print(f"finished already, nothing to do: validation {scores(done.metrics)}{before}")
         print(f"bundle: {out / 'bundle'}")
         return
-    for note in notes:
-        print(note)
-    if known:
-        print(f"plan: {schedule(settings, asked, known)}", flush=True)
     folder = storage.absolute(checkpoints or str(out / "checkpoints"))
     started = {"Python": start_of_process()}
     started["Ray"] = time.time()
     session = ray_session(verbose, "run the same command with --resume")
-    with run_folder(out, settings, data, folder, resume), import_meanwhile(_TRAINER), session:
-        started["data set"] = time.time()
-        from ctray.training.trainer import train as train_run
+    with run_folder(out, settings, data, folder, resume):
+        for line in (*notes, *([f"plan: {schedule(settings, asked, known)}"] if known else ())):
+            print(line, flush=True)
+        with import_meanwhile(_TRAINER), session:
+            started["data set"] = time.time()
+            from ctray.training.trainer import train as train_run
 
-        plan = make_plan(most, least=least)
-        store = known or open_or_prepare(data, out / "store")
-        print_store(store)
-        if not known:
-            settings = fitted(asked, given, store)
-            print(f"plan: {schedule(settings, asked, store)}")
-        print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
-        with Terminal(error_console(), started) as terminal:
-            best = train_run(settings, store, out, plan, terminal, folder)
+            plan = make_plan(most, least=least)
+            store = known or open_or_prepare(data, out / "store")
+            print_store(store)
+            if not known:
+                settings = fitted(asked, given, store)
+                print(f"plan: {schedule(settings, asked, store)}")
+            print(f"plan: {settings.backbone} at {settings.image_size} px, {plan}", flush=True)
+            with Terminal(error_console(), started) as terminal:
+                best = train_run(settings, store, out, plan, terminal, folder)
     print_trained(settings, best)
     print(f"bundle: {out / 'bundle'}")
 
