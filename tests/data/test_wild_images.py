@@ -11,9 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from ctray.data.image.dispatch import decode, format_of
 from ctray.data.image.picture import ImageError, Picture
@@ -470,3 +472,103 @@ def test_no_bad_tag_is_a_crash_or_noise() -> None:
                 assert in_order or likeness(picture.pixels) > 0.97, (keyword, value)
             else:
                 assert keyword in " ".join(picture.warnings), (keyword, value, picture.warnings)
+
+
+# What a second reading of the decoder found.
+
+
+def sequence(group: int, number: int, *elements: bytes) -> bytes:
+    """A sequence of one item."""
+    content = b"".join(elements)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
+    return element(group, number, "SQ", item)
+
+
+def table(first: int, entries: np.ndarray) -> tuple[bytes, bytes]:
+    """Descriptor and data of a lookup table; entries of 8 bits are packed."""
+    descriptor = struct.pack("<HHH", len(entries), first, 8 * entries.itemsize)
+    return element(0x28, 0x3002, "US", descriptor), element(0x28, 0x3006, "OW", entries.tobytes())
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_table_maps_from_its_first_value(kind: type) -> None:
+    entries = np.linspace(0, np.iinfo(kind).max, 2000).astype(kind)
+    got = only(dicom(FILM, sequences=sequence(0x28, 0x3010, *table(1000, entries)))).pixels
+    wanted = np.clip((FILM.astype(float) - 1000) / 1999, 0, 1) * 255
+    assert np.abs(got - wanted).max() <= 2
+
+
+def test_a_tables_first_value_has_the_samples_sign() -> None:
+    entries = np.linspace(0, 65535, 4096).astype(np.uint16)
+    words = (FILM.astype(np.int32) - 2000).astype(np.int16)
+    tags = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
+    lut = sequence(0x28, 0x3010, *table(65536 - 2048, entries))
+    assert_like(only(dicom(words, sequences=lut, **tags)), warning=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [(FILM, "12 bits, unsigned"), ((FILM.astype(np.int32) - 2000).astype(np.int16), "signed")],
+)
+def test_compressed_words_are_not_cut_to_what_the_header_says(
+    words: np.ndarray, warning: str
+) -> None:
+    whole = pydicom.dcmread(io.BytesIO(dicom(words, BitsStored=16, HighBit=15, SOPClassUID="1.2")))
+    whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    whole.file_meta.MediaStorageSOPClassUID = "1.2"
+    whole.compress(RLELossless, generate_instance_uid=False)
+    whole.BitsStored, whole.HighBit = 10, 9
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, whole)
+    assert_like(only(buffer.getvalue()), warning=warning)
+
+
+def test_a_sign_is_seen_within_the_bits_that_are_stored() -> None:
+    masked = (FILM.astype(np.int32) - 2000).astype(np.int16).view(np.uint16) & 0x0FFF
+    assert_like(only(dicom(masked)), warning="12 bits, signed")
+
+
+def test_an_overlay_within_the_sample_is_taken_out() -> None:
+    drawn = FILM | (np.arange(96) % 3 == 0).astype(np.uint16) << 13
+    tags = {"BitsStored": 16, "HighBit": 15, "OverlayBitPosition": 13}
+    assert_like(only(dicom(drawn, **tags)), warning=None)
+
+
+@pytest.mark.parametrize("spelling", ["MONOCHROME1", "MONOCHROME_1", "Mono1"])
+def test_black_is_white_however_it_is_spelt(spelling: str) -> None:
+    assert likeness(only(dicom(FILM, PhotometricInterpretation=spelling)).pixels) < -0.99
+
+
+def test_a_falling_line_turns_eight_bits_round_too() -> None:
+    falling = dicom(EIGHT, RescaleSlope="-1", RescaleIntercept="255")
+    assert likeness(only(falling).pixels) < -0.99
+
+
+def test_padding_of_floating_point_pixels_is_black() -> None:
+    padded = (FILM / 4095.0).astype("<f4")
+    padded[:20], padded[20] = -1e6, np.nan
+    values = element(0x28, 0x0122, "FL", struct.pack("<f", -1e6))
+    whole = dicom(FILM, BitsAllocated=32, BitsStored=None, HighBit=None)
+    head = whole[: whole.index(struct.pack("<HH", 0x7FE0, 0x0010))]
+    got = only(head + values + element(0x7FE0, 0x0008, "OF", padded.tobytes())).pixels
+    assert (got[:21] == 0).all()
+    assert likeness(got[21:], FILM[21:]) > 0.99
+
+
+@pytest.mark.parametrize("power", [-6.0, -3.0, 3.0, 6.0])
+def test_a_long_tail_is_no_marker(power: float) -> None:
+    grey = FILM / FILM.max()
+    values = np.exp(power * grey)
+    words = np.rint((values - values.min()) / np.ptp(values) * 65_535).astype(np.uint16)
+    picture = only(cv2.imencode(".png", words)[1].tobytes())
+    assert picture.warnings == ()
+    assert np.array_equal(picture.pixels, np.rint(words * (255 / 65_535)).astype(np.uint8))
+
+
+def test_a_small_page_of_something_else_is_a_page() -> None:
+    other = cv2.resize(EIGHT[::-1, ::-1].T, (48, 48), interpolation=cv2.INTER_AREA)
+    buffer = io.BytesIO()
+    Image.fromarray(EIGHT).save(
+        buffer, "TIFF", save_all=True, append_images=[Image.fromarray(other)]
+    )
+    assert len(decode(buffer.getvalue())) == 2

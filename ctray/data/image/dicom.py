@@ -23,10 +23,11 @@ from ctray.data.image.dicom_pixels import (
     float_frames,
     has_float_pixels,
     read_layout,
+    read_photometric,
     stored_frames,
 )
 from ctray.data.image.dicom_samples import read_samples
-from ctray.data.image.dicom_tags import Tags, Warnings, as_number
+from ctray.data.image.dicom_tags import Tags, Warnings, as_number, first
 from ctray.data.image.picture import (
     MAX_PIXELS,
     Frame,
@@ -42,11 +43,13 @@ LUNG_CENTRE, LUNG_WIDTH = -600.0, 1500.0
 
 # Deflated DICOM is inflated as a whole: a 16-bit picture of MAX_PIXELS and its tags.
 _MAX_INFLATED = 2 * MAX_PIXELS + 16_000_000
+_PIXEL_DATA = 0x7FE00010
 _PIXEL_DATA_TAG, _UNDEFINED_LENGTH = b"\xe0\x7f\x10\x00", 0xFFFFFFFF
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _VALUE_REPRESENTATION = re.compile(rb"[A-Z]{2}")
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_MOST = 1e12  # of a slope or intercept: beyond it the samples drown
 _AIR_HU = -300.0  # some of a chest's pixels are darker than that
 _SEEN_SHARE = 0.01  # of a window that the pixels must cover: a level or two of 255 are no picture
 _SEEN = 200_000  # pixels that are enough to tell whether a window shows anything
@@ -108,7 +111,12 @@ def _check_inflated_size(data: bytes, start: int) -> None:
 
 def _check_complete(dataset: Dataset, data: bytes) -> None:
     # pydicom hands out what it could read of a file that ends early.
-    raw = [element for element in dataset.elements() if isinstance(element, RawDataElement)]
+    # What follows the pixels is not needed.
+    raw = [
+        element
+        for element in dataset.elements()
+        if isinstance(element, RawDataElement) and element.tag <= _PIXEL_DATA
+    ]
     measured = [(e.value, e.length) for e in raw if e.length != _UNDEFINED_LENGTH]
     if any(value is not None and len(value) < length for value, length in measured):
         raise truncated("DICOM")
@@ -124,7 +132,8 @@ def _numbered(dataset: Dataset, tags: Tags) -> Iterator[tuple[int, np.ndarray]]:
 
 def _float_frame(dataset: Dataset, tags: Tags, place: int, values: np.ndarray) -> Frame:
     frame_tags = Tags(_scopes(dataset, place), tags.warnings)
-    pixels = _levels(values, values, 8 * values.itemsize, frame_tags)
+    photometric = read_photometric(frame_tags, 1)
+    pixels = _levels(values, values, 8 * values.itemsize, photometric, frame_tags)
     return Frame(
         pixels, min(32, 8 * values.itemsize), _described(frame_tags, place), tags.warnings.all()
     )
@@ -141,9 +150,9 @@ def _frame(
         samples = words
         # Compressed samples come with their sign.
         if not layout.decoded_signed and words.dtype.kind == "u":
-            overlay = _has_overlay_in_pixels(dataset)
-            samples = read_samples(words, layout.bits, overlay, warnings)
-        pixels = _levels(samples, words, layout.bits.stored, tags)
+            words = _without_overlays(words, tags)
+            samples = read_samples(words, layout.bits, warnings)
+        pixels = _levels(samples, words, layout.bits.stored, layout.photometric, tags)
     else:
         pixels = words
     if pixels.dtype != np.uint8:
@@ -153,10 +162,15 @@ def _frame(
     return Frame(pixels, layout.bits.stored, _described(tags, place), warnings.all())
 
 
-def _has_overlay_in_pixels(dataset: Dataset) -> bool:
-    """Whether an overlay is said to lie in the bits beside the samples (PS3.3 C.9.2, retired)."""
-    groups = range(0x6000, 0x6020, 2)
-    return any((group, 0x0102) in dataset and (group, 0x3000) not in dataset for group in groups)
+def _without_overlays(words: np.ndarray, tags: Tags) -> np.ndarray:
+    """Words without the bits in which an overlay is said to lie (PS3.3 C.9.2, retired)."""
+    dataset = tags.scopes[-1]
+    for group in range(0x6000, 0x6020, 2):
+        if (group, 0x0102) in dataset and (group, 0x3000) not in dataset:
+            place = as_number(first(dataset[group, 0x0102].value))
+            if place is not None and 0 < place < 8 * words.itemsize:
+                words = words & ~np.array(1 << int(place), words.dtype)
+    return words
 
 
 def _looked_up(words: np.ndarray, dataset: Dataset, tags: Tags) -> np.ndarray | None:
@@ -183,61 +197,89 @@ def _scopes(dataset: Dataset, place: int) -> list[Dataset]:
     return [*(items[0] for items in sequences if items), dataset]
 
 
-def _levels(samples: np.ndarray, words: np.ndarray, bits: int, tags: Tags) -> np.ndarray:
+def _levels(
+    samples: np.ndarray, words: np.ndarray, bits: int, photometric: str, tags: Tags
+) -> np.ndarray:
     """Samples, (height, width), to what a viewer shows first, uint8 with padding black."""
-    values, has_table, has_rescale = _modality_values(samples, tags)
+    padding = _padding(samples, words, tags)
+    is_padded = bool(padding.any()) and not padding.all()
+    if is_padded and samples.dtype.kind == "f":
+        # What pads it may be no number.
+        samples = np.where(padding, samples[~padding].min(), samples)
+    values, has_table, slope = _modality_values(samples, tags)
     if not np.isfinite(values).all():
         raise not_finite()
-    padding = _padding(samples, words, tags)
-    counted = values[~padding] if padding.any() and not padding.all() else values
+    counted = values[~padding] if is_padded else values
     if tags.text("PresentationIntentType").upper() == "FOR PROCESSING":
         tags.warnings.add("raw data of a detector (FOR PROCESSING), not the picture people read")
-    image = _shown(values, counted, bits, has_rescale, tags)
-    if image is None and samples.dtype == np.uint8 and bits == 8 and not has_table:
+    image = _shown(values, counted, bits, slope is not None, tags)
+    as_stored = samples.dtype == np.uint8 and bits == 8 and not has_table
+    if image is None and as_stored and (slope is None or slope > 0):
         image = samples
     if image is None:
         image, found = stretch(values, ~padding)
         for sentence in found:
             tags.warnings.add(sentence)
-    if tags.text("PhotometricInterpretation").replace(" ", "").upper() == "MONOCHROME1":
+    if photometric == "MONOCHROME1":
         image = 255 - image
-    if padding.any() and not padding.all():
-        image = np.where(padding, np.uint8(0), image)
-    return image
+    return np.where(padding, np.uint8(0), image) if is_padded else image
 
 
-def _modality_values(samples: np.ndarray, tags: Tags) -> tuple[np.ndarray, bool, bool]:
-    """Values through the modality's table or line (PS3.3 C.11.1), and whether each was there."""
+def _modality_values(samples: np.ndarray, tags: Tags) -> tuple[np.ndarray, bool, float | None]:
+    """Values through the modality's table or line (PS3.3 C.11.1).
+
+    Returns:
+        The values, whether there was a table, and the slope of the line if there was one.
+    """
     if nearest := tags.with_all("ModalityLUTSequence"):
         for item in nearest.items("ModalityLUTSequence"):
-            table = _table(item)
+            table = _table(item, float(samples.min()))
             if table is not None:
-                entries, first = table
-                places = np.clip(samples.astype(np.int64) - first, 0, len(entries) - 1)
-                return entries[places], True, False
+                entries, start = table
+                places = np.clip(samples.astype(np.int64) - start, 0, len(entries) - 1)
+                return entries[places], True, None
     nearest = tags.with_all("RescaleSlope", "RescaleIntercept") or tags
     slope, intercept = nearest.number("RescaleSlope"), nearest.number("RescaleIntercept")
-    if slope == 0.0:
+    if slope is not None and not 0.0 < abs(slope) < _MOST:
         nearest.pass_over("RescaleSlope")
         slope = None
+    if intercept is not None and abs(intercept) > _MOST:
+        nearest.pass_over("RescaleIntercept")
+        intercept = None
     if slope is None and intercept is None:
-        return samples, False, False
-    return samples * (1.0 if slope is None else slope) + (intercept or 0.0), False, True
+        return samples, False, None
+    slope = 1.0 if slope is None else slope
+    return samples * slope + (intercept or 0.0), False, slope
 
 
-def _table(item: Tags) -> tuple[np.ndarray, int] | None:
-    """Entries and the first value that is mapped, of a table (PS3.3 C.11.1.1); None: impossible."""
+def _table(item: Tags, lowest: float) -> tuple[np.ndarray, int] | None:
+    """Entries and the first value that is mapped, of a table (PS3.3 C.11.1.1); None: impossible.
+
+    Args:
+        item: of the table's sequence.
+        lowest: of the values to map; below 0 the first value has a sign, too.
+    """
     data = item.value("LUTData")
+    descriptor = [*item.numbers("LUTDescriptor"), None, None]
     if isinstance(data, bytes):
-        entries = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+        # Of 0 entries there are 65,536. Entries of 8 bits may be packed.
+        count = int(descriptor[0] or 65_536)
+        packed = len(data) in (count, count + 1)
+        entries = np.frombuffer(data, "u1")[:count] if packed else _words_of(data)
     else:
         numbers = data if isinstance(data, list | tuple | pydicom.multival.MultiValue) else [data]
         entries = np.array([as_number(number) or 0 for number in numbers if number is not None])
-    descriptor = [*item.numbers("LUTDescriptor"), None, None]
     if len(entries) < 2 or entries.min() == entries.max() or descriptor[1] is None:
         item.pass_over("LUTData" if len(entries) < 2 else "LUTDescriptor", "is no table")
         return None
-    return entries.astype(np.float64), int(descriptor[1])
+    start = int(descriptor[1])
+    if lowest < 0 and start >= 1 << 15:
+        start -= 1 << 16
+    return entries.astype(np.float64), start
+
+
+def _words_of(data: bytes) -> np.ndarray:
+    return np.frombuffer(data[: len(data) // 2 * 2], "<u2")
 
 
 def _shown(
@@ -270,13 +312,14 @@ def _voi_table(values: np.ndarray, item: Tags) -> np.ndarray | None:
 
     Not by pydicom: with more than 256 entries of 8 bits its index overflows (3.0.2).
     """
-    table = _table(item)
+    table = _table(item, float(values.min()))
     if table is None:
         return None
-    entries, first = table
+    entries, start = table
     low, high = float(entries.min()), float(entries.max())
     levels = np.rint((entries - low) * (255.0 / (high - low))).astype(np.uint8)
-    image = levels[np.clip(values - first, 0, len(levels) - 1).astype(np.intp)]
+    places = np.clip(np.rint(values.astype(np.float64)) - start, 0, len(levels) - 1)
+    image = levels[places.astype(np.intp)]
     if image.min() == image.max():
         item.pass_over("VOILUTSequence", "shows nothing of this picture")
         return None
@@ -343,14 +386,19 @@ def _window(
 
 def _padding(samples: np.ndarray, words: np.ndarray, tags: Tags) -> np.ndarray:
     """Which pixels are no measurement but fill the picture up; bool, (height, width)."""
-    numbers = [number for number in tags.numbers("PixelPaddingValue") if number is not None]
+    is_float = samples.dtype.kind == "f"
+    keyword = "FloatPixelPaddingValue" if is_float else "PixelPaddingValue"
+    numbers = [number for number in tags.numbers(keyword) if number is not None]
+    filled = ~np.isfinite(samples) if is_float else np.zeros(samples.shape, bool)
     if not numbers:
-        if tags.numbers("PixelPaddingValue"):
-            tags.pass_over("PixelPaddingValue")
-        return np.zeros(samples.shape, bool)
-    limit = tags.number("PixelPaddingRangeLimit")
-    # Either may be written without the sign that the samples have: words count, too.
-    filled = np.isin(samples, numbers) | np.isin(words, numbers)
+        if tags.numbers(keyword) and not is_float:
+            tags.pass_over(keyword)
+        return filled
+    limit = tags.number(f"{keyword.removesuffix('Value')}RangeLimit")
+    for number in numbers:
+        found = samples == number
+        # It may be written without the sign that the samples have, or with bits beside them.
+        filled |= found if found.any() else words == number
     if limit is not None:
         low, high = sorted((numbers[0], limit))
         filled |= (samples >= low) & (samples <= high)

@@ -40,9 +40,11 @@ _JPEG_KINDS = {
     0xF7: JPEGLSLossless,
 }
 _JPEG2000_START = b"\xff\x4f\xff\x51"
+_JP2_START = b"\0\0\0\x0cjP  "
 # Named, so that a plugin someone else installed does not change pixels.
 _PLUGINS = {JPEGBaseline8Bit: "pillow", RLELossless: "pydicom"}
 _ALLOCATED = (8, 16, 32)
+_SUBSAMPLED = 2
 _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
@@ -81,6 +83,7 @@ class Layout:
         photometric: MONOCHROME1, MONOCHROME2, PALETTE COLOR or one of the colours.
         syntax: the transfer syntax.
         decoded_signed: whether decoded samples have their sign already.
+        word_bits: of a word that are asked for: all, or as many as a codestream has.
     """
 
     width: int
@@ -91,6 +94,7 @@ class Layout:
     photometric: str
     syntax: UID
     decoded_signed: bool
+    word_bits: int
 
 
 def read_layout(dataset: Dataset, tags: Tags) -> Layout:
@@ -116,7 +120,9 @@ def read_layout(dataset: Dataset, tags: Tags) -> Layout:
     else:
         exact = None if encapsulated else len(data)
         samples, allocated = _words(tags, width * height * frames, exact)
-        left = 0 if exact is None else exact - width * height * frames * samples * allocated // 8
+        shares = _SUBSAMPLED if samples == 3 and _is_subsampled(tags) else samples
+        words = width * height * frames * shares
+        left = 0 if exact is None else exact - words * allocated // 8
         if left > 1:
             tags.warnings.add(
                 f"the pixels are {left} bytes longer than the tags Rows, Columns and "
@@ -126,7 +132,12 @@ def read_layout(dataset: Dataset, tags: Tags) -> Layout:
     signed = bool(first and first.signed)
     if signed and not bits.signed:
         tags.doubt("PixelRepresentation", "says unsigned, the compressed pixels are signed")
-    return Layout(width, height, frames, samples, bits, _photometric(tags, samples), syntax, signed)
+    photometric = read_photometric(tags, samples)
+    # These are ways of JPEG 2000.
+    if photometric in ("YBR_ICT", "YBR_RCT") and first and first.syntax != JPEG2000Lossless:
+        photometric = "YBR_FULL_422"
+    word_bits = first.bits if first else allocated
+    return Layout(width, height, frames, samples, bits, photometric, syntax, signed, word_bits)
 
 
 def _frames(tags: Tags) -> int:
@@ -155,13 +166,19 @@ def _words(tags: Tags, pixels: int, exact: int | None) -> tuple[int, int]:
     likely = samples or (3 if colour else 1)
 
     def size(samples: int, allocated: int) -> int:
-        return -(-pixels * samples * allocated // 8)
+        there = _SUBSAMPLED if samples == 3 and _is_subsampled(tags) else samples
+        return -(-pixels * there * allocated // 8)
 
     if exact is None:
         return likely, allocated or 16
-    fits = [(s, a) for s in (1, 3) for a in _ALLOCATED if exact - size(s, a) in (0, exact % 2 ^ 1)]
+    stored = tags.whole("BitsStored") or 0
+    fits = [
+        (s, a)
+        for s in (1, 3)
+        for a in _ALLOCATED
+        if a >= stored and exact - size(s, a) in (0, exact % 2 ^ 1)
+    ]
     if samples and allocated and (exact >= size(samples, allocated) or not fits):
-        stored = tags.whole("BitsStored") or 0
         deeper = [(s, a) for s, a in fits if s == samples and a > allocated]
         if not deeper or stored <= allocated:
             return samples, allocated
@@ -178,6 +195,11 @@ def _words(tags: Tags, pixels: int, exact: int | None) -> tuple[int, int]:
     return best[0]
 
 
+def _is_subsampled(tags: Tags) -> bool:
+    """Whether two of the three samples of a pixel are there (PS3.3 C.7.6.3.1.2)."""
+    return tags.text("PhotometricInterpretation").upper() == "YBR_FULL_422"
+
+
 def _bits(tags: Tags, allocated: int, first: Codestream | None) -> Bits:
     most = min(allocated, first.bits if first else allocated)
     stored = tags.whole("BitsStored", range(1, most + 1)) or most
@@ -189,7 +211,8 @@ def _bits(tags: Tags, allocated: int, first: Codestream | None) -> Bits:
     return Bits(allocated, stored, high - stored + 1, bool(signed))
 
 
-def _photometric(tags: Tags, samples: int) -> str:
+def read_photometric(tags: Tags, samples: int) -> str:
+    """The photometric interpretation, in the standard's spelling, of so many samples a pixel."""
     text = tags.text("PhotometricInterpretation")
     letters = "".join(letter for letter in text.upper() if letter.isalnum())
     known = {"".join(c for c in name if c.isalnum()): name for name in _COLOURS}
@@ -237,8 +260,8 @@ def _family(syntax: UID) -> str:
     # The numbers of the three families: 1.2.840.10008.1.2.4.50 to 70, 80 and 81, 90 to 93.
     last = str(syntax).rpartition(".")[2]
     number = int(last) if last.isdigit() else 0
-    if syntax == JPEGBaseline8Bit:
-        return "baseline"
+    if syntax in (JPEGBaseline8Bit, RLELossless):
+        return str(syntax)
     return "JPEG" if number < 80 else "JPEG-LS" if number < 90 else "JPEG 2000"
 
 
@@ -262,6 +285,9 @@ def _codestreams(dataset: Dataset, tags: Tags) -> list[Codestream]:
 
 def _codestream(stream: bytes) -> Codestream | None:
     if not stream.startswith(START):
+        boxed = stream.startswith(_JP2_START)
+        if not boxed and not stream.startswith(_JPEG2000_START):
+            return None
         siz = stream.find(_JPEG2000_START)
         if siz < 0:
             return None
@@ -327,8 +353,7 @@ def _plain(dataset: Dataset, layout: Layout) -> Dataset:
     plain.SamplesPerPixel = layout.samples
     plain.PhotometricInterpretation = layout.photometric
     plain.BitsAllocated = layout.bits.allocated
-    whole = layout.bits.stored if layout.syntax.is_encapsulated else layout.bits.allocated
-    plain.BitsStored, plain.HighBit = whole, whole - 1
+    plain.BitsStored, plain.HighBit = layout.word_bits, layout.word_bits - 1
     plain.PixelRepresentation = int(layout.decoded_signed)
     if layout.samples == 3:
         plain.PlanarConfiguration = 0
@@ -342,11 +367,17 @@ def _plain(dataset: Dataset, layout: Layout) -> Dataset:
 def _planar(plain: Dataset, tags: Tags) -> int:
     """How colours are laid out, by pixel (0) or by plane (1): the smoother picture's way."""
     named = tags.whole("PlanarConfiguration", (0, 1))
+    if _is_subsampled(tags):
+        return 0
+    height, width = plain.Rows, plain.Columns
+    words = np.frombuffer(plain.PixelData, f"u{plain.BitsAllocated // 8}", height * width * 3)
+    ways = {0: words.reshape(height, width, 3), 1: words.reshape(3, height, width)}
     roughness = {}
-    for way in (0, 1):
-        plain.PlanarConfiguration = way
-        pixels = next(iter_pixels(plain, raw=True)).astype(np.int32)
-        roughness[way] = sum(float(np.abs(np.diff(pixels, axis=axis)).mean()) for axis in (0, 1))
+    for way, pixels in ways.items():
+        # Each sixteenth row beside the one below it.
+        both = pixels if way == 0 else pixels.transpose(1, 2, 0)
+        rows, below = (both[start : height - 1 + start : 16].astype(np.int32) for start in (0, 1))
+        roughness[way] = float(np.abs(np.diff(rows, axis=1)).mean() + np.abs(rows - below).mean())
     usual = 0 if named is None else named
     other = 1 - usual
     way = other if roughness[other] < roughness[usual] / 2 else usual

@@ -17,7 +17,7 @@ from ctray.data.image.dicom_tags import Warnings
 # 16 bits the true reading had at most 0.003; one with a wrong sign or width had 0.008 to 0.19.
 _JUMPS = 0.005
 _FEWER = 0.25  # and another reading is believed when it has at most this share of them
-_EVERY = 4  # rows of which one is looked at
+_EVERY = 16  # rows of which one is looked at
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,24 @@ class Bits:
         return signed >> np.array(free, signed.dtype)
 
 
-def read_samples(
-    words: np.ndarray, bits: Bits, above_is_overlay: bool, warnings: Warnings
-) -> np.ndarray:
+def read_samples(words: np.ndarray, bits: Bits, warnings: Warnings) -> np.ndarray:
     """One frame of words to its samples.
 
     Args:
         words: as stored, unsigned, (height, width).
         bits: as the tags say.
-        above_is_overlay: whether the bits beside the sample are an overlay's (PS3.3 C.9.2).
         warnings: told when another reading is the true one.
 
     Returns:
         Numbers, (height, width).
     """
-    used = np.bitwise_or.reduce(words, axis=None)
+    seen = words[::_EVERY]
+    used = np.bitwise_or.reduce(seen, axis=None)
     if bits.shift and int(used).bit_length() <= bits.stored:
         warnings.add("the tag HighBit does not fit the pixels, which begin at bit 0")
         bits = replace(bits, shift=0)
     declared = bits.read(words)
-    seen = words[::_EVERY]
-    jumps = _jumps(bits, seen) if _is_doubtful(bits, int(used)) and not above_is_overlay else 0.0
+    jumps = _jumps(bits, seen) if _is_doubtful(bits, int(used)) else 0.0
     if jumps < _JUMPS:
         return declared
     limit = min(_JUMPS, _FEWER * jumps)
@@ -97,7 +94,9 @@ def _others(bits: Bits, used: int) -> Iterator[Bits]:
             # With a sign the widest: what is above the sample repeats it.
             for stored in sorted(widths, reverse=signed):
                 other = Bits(bits.allocated, stored, shift, signed)
-                if other != bits and 1 < stored <= bits.allocated - shift:
+                # Where no word has the sign's bit, none is negative.
+                has_sign = signed <= (stored + shift <= used)
+                if other != bits and 1 < stored <= bits.allocated - shift and has_sign:
                     yield other
 
 
@@ -105,7 +104,7 @@ def _is_doubtful(bits: Bits, used: int) -> bool:
     """Whether words with these bits have some beside the sample, or its highest one."""
     beside = bool(used >> (bits.shift + bits.stored) or used & ((1 << bits.shift) - 1))
     highest = bool(used >> (bits.shift + bits.stored - 1) & 1)
-    return beside or (highest and (bits.signed or 8 < bits.stored == bits.allocated))
+    return beside or highest
 
 
 def _jumps(bits: Bits, words: np.ndarray) -> float:

@@ -14,11 +14,13 @@ Fault = Literal[
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 
-# What is darker or brighter than all but this share of the pixels may be a marker or a dead pixel,
-# and is one when it lies further out than so many times the range of the others. Of 12,024 films
-# and slices none has one (docs/decisions/decoding.md).
-_TAIL = 0.02
-_REACH = 1.5
+# A marker or dead pixels are few, and apart from the others: in between is next to nothing over so
+# many times the range of the others, for a speck more. Smooth tails, as of bones or of raw data,
+# are no outliers (docs/decisions/decoding.md).
+_TAIL = 0.05
+_GAP, _SPECKS_GAP = 0.5, 1.5
+_SPECK = 1e-3
+_IN_BETWEEN = 0.1  # of the outliers: the edge of a marker is smoothed
 _SEEN = 200_000  # pixels that are enough to tell
 _FAR_OUTSIDE = (
     "some pixels, a marker or dead ones, are far brighter or darker than all others: the grey "
@@ -141,22 +143,45 @@ def stretch(
 
 
 def bulk(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The smallest and the largest number that do not lie far outside of the others.
+    """The smallest and the largest number that are not far outside of the others.
 
     Args:
         values: any shape, all finite.
         low: the smallest.
         high: the largest.
     """
-    few = values.ravel()[:: max(1, values.size // _SEEN)]
-    most_low, most_high = (float(edge) for edge in np.quantile(few, (_TAIL, 1 - _TAIL)))
-    reach = _REACH * (most_high - most_low)
-    # Of two levels one may be rare, and is no outlier for that.
-    if reach > 0 and high - most_high > reach:
-        high = float(values[values <= most_high + reach].max())
-    if reach > 0 and most_low - low > reach:
-        low = float(values[values >= most_low - reach].min())
+    flat = values.ravel()
+    few = np.sort(flat[:: max(1, flat.size // _SEEN)].astype(np.float64))
+    reach = float(few[int((1 - _TAIL) * (len(few) - 1))] - few[int(_TAIL * (len(few) - 1))])
+    # Of two levels one may be rare, and is no outlier for that. Without room there is no gap.
+    if reach <= 0 or high - low < (1 + _GAP) * reach:
+        return low, high
+    above = _edge(np.concatenate([few, [high]]), reach)
+    below = -_edge(-np.concatenate([[low], few])[::-1], reach)
+    if above < high:
+        high = float(values[values <= above].max())
+    if below > low:
+        low = float(values[values >= below].min())
     return low, high
+
+
+def _edge(ordered: np.ndarray, reach: float) -> float:
+    """The last number before the outliers at the upper end of some, sorted; the last without any.
+
+    Args:
+        ordered: float64 (N,), rising.
+        reach: the range of most of them.
+    """
+    tail = ordered[int((1 - _TAIL) * (len(ordered) - 1)) :]
+    up_to = np.arange(1, len(tail) + 1)
+    few = max(1, int(_SPECK * len(ordered)))
+    for gap, is_speck in ((_GAP, False), (_SPECKS_GAP, True)):
+        reached = np.searchsorted(tail, tail + gap * reach, side="right")
+        between, beyond = reached - up_to, len(tail) - reached
+        apart = (beyond > 0) & (between <= _IN_BETWEEN * beyond) & ((beyond <= few) == is_speck)
+        if apart.any():
+            return float(tail[np.argmax(apart)])
+    return float(ordered[-1])
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -38,12 +38,16 @@ _Image = TypeVar("_Image", bound=ImageFile)
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 # What makes up the picture. Transparency is left out: nobody knows the colour behind it.
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND"})
+_ALIKE = 0.9  # correlation of a page and its reduced copy
 # Coded data that are not the ones that are missing.
 _OTHER_DATA = b"\x5a\xa5\x3c" * 24
 # Types and tags of TIFF 6.0.
 _SHORT, _LONG = 3, 4
 _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 256, 257, 258, 262, 0
 _STRIP_OFFSETS, _STRIP_COUNTS = 273, 279
+_SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, 1, 2
+# Bits and sample format that Pillow takes for others.
+_SIGNS = {(8, _SIGNED): "i1", (32, _UNSIGNED): "u4"}
 _SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 1 | 4
 _OLD_SUBFILE_TYPE, _OLD_REDUCED = 255, 2
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
@@ -136,13 +140,28 @@ def read_tiff(data: bytes) -> list[Frame]:
     if (double := _double_precision(data)) is not None:
         return [double]
     with TiffImageFile(io.BytesIO(data)) as image:
-        wanted = _full_pages(image)
+        wanted, copies = _full_pages(image)
         pixels = 0
         for page in _pages(image, wanted):
             pixels += _check_tiff_page(page, len(data))
             if pixels > MAX_PIXELS:
                 raise too_large(f"{page.width}×{page.height} px on page {page.tell() + 1}")
-        return [_tiff_frame(page, data) for page in _pages(image, wanted)]
+        frames = {page.tell(): _tiff_frame(page, data) for page in _pages(image, wanted)}
+    large = max(frames.values(), key=lambda frame: frame.pixels.size).pixels
+    return [
+        frame
+        for number, frame in frames.items()
+        if number not in copies or not _shows_the_same(frame.pixels, large)
+    ]
+
+
+def _shows_the_same(small: np.ndarray, large: np.ndarray) -> bool:
+    """Whether a small page is a large one, reduced."""
+    if small.ndim != large.ndim:
+        return False
+    height, width = small.shape[:2]
+    reduced = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+    return float(np.corrcoef(small.ravel(), reduced.ravel())[0, 1]) > _ALIKE
 
 
 def _double_precision(data: bytes) -> Frame | None:
@@ -152,7 +171,9 @@ def _double_precision(data: bytes) -> Frame | None:
     if numbers.get(_BITS_PER_SAMPLE) != 64:
         return None
     check_size(numbers.get(_WIDTH, 0), numbers.get(_HEIGHT, 0))
-    return _from_opencv(cv2.imdecode(_buffer(data), _AS_STORED), 64)
+    frame = _from_opencv(cv2.imdecode(_buffer(data), _AS_STORED), 64)
+    inverted = numbers.get(_PHOTOMETRIC) == _MIN_IS_WHITE
+    return replace(frame, pixels=255 - frame.pixels) if inverted else frame
 
 
 def _first_directory(data: bytes, order: str) -> dict[int, int]:
@@ -168,8 +189,13 @@ def _first_directory(data: bytes, order: str) -> dict[int, int]:
     return numbers
 
 
-def _full_pages(image: TiffImageFile) -> list[int]:
-    """The pages that are no thumbnail, mask or level of a pyramid."""
+def _full_pages(image: TiffImageFile) -> tuple[list[int], set[int]]:
+    """The pages that are not marked as thumbnail, mask or level of a pyramid.
+
+    Returns:
+        Their numbers, and those of them that may be copies by their size. What is too small for a
+        picture is left out where it may be a copy.
+    """
     pages: dict[int, tuple[int, int]] = {}
     reduced: set[int] = set()
     for number, page in enumerate(_pages(image)):
@@ -185,7 +211,8 @@ def _full_pages(image: TiffImageFile) -> list[int]:
         for number, (w, h) in sizes.items()
         if 2 * w <= width and 2 * h <= height and abs(w * height - h * width) <= width + height
     }
-    return [number for number in sizes if number not in copies]
+    tiny = {number for number in copies if min(sizes[number]) < MIN_SIDE}
+    return [number for number in sizes if number not in tiny], copies - tiny
 
 
 def _check_tiff_directories(data: bytes) -> None:
@@ -238,15 +265,18 @@ def _tiff_frame(page: TiffImageFile, data: bytes) -> Frame:
         only = (page.tell(), page.tell() + 1)
         _, found = cv2.imdecodemulti(_buffer(data), _AS_STORED, range=only)
         return _from_opencv(found[0] if found else None, bits)
-    frame = _from_pillow(page, bits)
+    frame = _from_pillow(page, bits, _SIGNS.get((bits, page.tag_v2.get(_SAMPLE_FORMAT, (1,))[0])))
     # Pillow inverts these up to 8 bits.
     inverted = bits > 8 and page.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE
     return replace(frame, pixels=255 - frame.pixels) if inverted else frame
 
 
-def _from_pillow(image: ImageFile, bits: int) -> Frame:
-    """A page, upright."""
+def _from_pillow(image: ImageFile, bits: int, stored: str | None = None) -> Frame:
+    """A page, upright; `stored` is the type of its samples where Pillow takes another."""
     ImageOps.exif_transpose(image, in_place=True)
+    if stored is not None and image.mode in ("L", "I"):
+        pixels, warnings = stretch(np.asarray(image).view(stored))
+        return Frame(pixels, bits, warnings=warnings)
     if image.mode.startswith("I") or image.mode == "F":
         pixels, warnings = stretch(np.asarray(image))
         return Frame(pixels, bits, warnings=warnings)
