@@ -20,6 +20,7 @@ Where the records are known, as in an evaluation, four more:
 In a CSV file a text that a spreadsheet would take for a formula begins with an apostrophe.
 """
 
+import csv
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -172,7 +173,11 @@ def _cells(line: Line, classes: Iterable[str]) -> dict[str, Any]:
 def _csv(table: PredictionTable) -> bytes:
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
     escaped = {name: table.frame[name].map(_not_a_formula, na_action="ignore") for name in texts}
-    return table.frame.assign(**escaped).to_csv(index=False).encode()
+    frame = table.frame.assign(**escaped)
+    # Python quotes a carriage return from 3.13 on; before, readers take it for the end of a line.
+    returns = any("\r" in text for name in texts for text in frame[name].dropna())
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    return frame.to_csv(index=False, quoting=quoting).encode()
 
 
 def _not_a_formula(text: str) -> str:

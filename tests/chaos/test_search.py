@@ -177,6 +177,7 @@ def test_a_second_search_in_the_folder_and_a_locked_storage_are_one_sentence(
         assert "Traceback" not in command.error
 
 
+@pytest.mark.chaos
 def test_a_search_whose_desk_died_says_so_and_fails_no_trial(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     with running(*search(data, out, "--trials", "50", "--max-epochs", "2")) as command:

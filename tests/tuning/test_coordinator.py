@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ray.exceptions import RayActorError
 
 from ctray.config import Recipe
 from ctray.errors import UserError
@@ -178,6 +179,25 @@ def test_what_is_nobodys_fault_ends_the_search_and_costs_no_trial(tmp_path: Path
     assert str(scene.coordinator.error).endswith("; make room, then run the same command again")
     assert scene.stop.is_set()
     assert scene.coordinator.next_trial() is None
+    assert scene.states() == ["stopped"]
+
+
+def test_a_dead_desk_ends_the_search_and_costs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real one is killed in the chaos tests."""
+    scene = Scene(tmp_path, Limits(2))
+
+    def dead(_: object) -> None:
+        raise RayActorError
+
+    monkeypatch.setattr("tuning.coordinator.ray.get", dead)
+    scene.coordinator.next_trial()
+    scene.coordinator.hear(0, end("finished"))
+    assert str(scene.coordinator.error) == (
+        "the process that hands out the trials died: run the same command again"
+    )
+    assert scene.stop.is_set()
     assert scene.states() == ["stopped"]
 
 
