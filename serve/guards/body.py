@@ -19,6 +19,10 @@ _MAX_FIELDS = 16
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:\\.|[^"\\])*"|[^;]*)')
 
 
+class UnfinishedBody(HTTPException):
+    """A refusal while the client still sends its body: what comes has to be read for it to see it."""
+
+
 class DeclaredSize:
     """The guard that refuses a body by its Content-Length, before a byte of it is read."""
 
@@ -29,7 +33,9 @@ class DeclaredSize:
         """Raise HTTPException 413 if the declared size is over the limit."""
         # The server below has already refused a Content-Length that is not a number.
         if int(request.headers.get("content-length", 0)) > self._settings.max_body_bytes:
-            raise _too_large(self._settings)
+            # A client that asks first (RFC 9110, 10.1.1) has not begun, and to read tells it to.
+            sends = "expect" not in request.headers
+            raise _too_large(self._settings, unfinished=sends)
 
 
 async def read_body(request: Request, settings: AppSettings) -> bytes:
@@ -49,17 +55,24 @@ async def read_body(request: Request, settings: AppSettings) -> bytes:
 
 async def _read_counted(request: Request, settings: AppSettings) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    more = True
+    while more:
+        # `Request.stream` does not tell whether a chunk is the last one.
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > settings.max_body_bytes:
-            raise _too_large(settings)
+            raise _too_large(settings, unfinished=more)
     return bytes(body)
 
 
-def _too_large(settings: AppSettings) -> HTTPException:
+def _too_large(settings: AppSettings, unfinished: bool) -> HTTPException:
     limit = f"{settings.max_body_bytes / 2**20:g} MiB"
     detail = f"the request body is larger than the limit of {limit}"
-    return HTTPException(413, detail, headers={"connection": "close"})
+    kind = UnfinishedBody if unfinished else HTTPException
+    return kind(413, detail, headers={"connection": "close"})
 
 
 @dataclass(frozen=True)
