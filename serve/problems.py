@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from serve.guards.body import UnfinishedBody
 from serve.schema import Problem
 
 logger = logging.getLogger("ray.serve")
@@ -49,7 +50,7 @@ async def _answer_refusal(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         detail = f"there is no {request.method} {request.url.path}; see /docs"
     problem = Problem(detail=detail, request_id=request.state.request_id)
-    answer = _AnswerWhileSending if error.status_code == 413 else JSONResponse
+    answer = _AnswerWhileSending if isinstance(error, UnfinishedBody) else JSONResponse
     return answer(problem.model_dump(), error.status_code, headers=error.headers)
 
 

@@ -16,7 +16,9 @@ class ModelName(BaseModel):
 class FilePrediction(BaseModel):
     """The answer for one image, or the `error` for which there is none."""
 
-    file: str | None = Field(description="file name of the form part; null for a raw body")
+    file: str | None = Field(
+        description="file name of the form part; null for a raw body or without a name"
+    )
     predicted: str | None = Field(default=None, description="the most probable class")
     decision: Decision | None = Field(default=None, description="what to do with it")
     confidence: float | None = Field(default=None, description="probability of `predicted`, 0–1")

@@ -126,7 +126,8 @@ def expand(named: Iterable[Path], table: Path) -> Files:
     """Files as they are named, folders as all files at any depth below them, sorted by path.
 
     Folders are listed as `ctray prepare` lists them: linked ones once, hidden ones and the system's
-    own not at all. The table itself, which an earlier command may have written, is left out too.
+    own not at all. The table itself, which an earlier command may have written, is left out too. A
+    pipe or a device that was named has a fault.
 
     Args:
         named: files and folders.
@@ -153,10 +154,15 @@ def expand(named: Iterable[Path], table: Path) -> Files:
                 raise UserError(f"{path} has no file to predict")
             listed += below
         elif os.path.lexists(path):
-            listed.append(File(path))
+            listed.append(File(path, _fault(path)))
         else:
             raise UserError(f"no such file or folder: {path}")
     return Files(tuple(listed), masks)
+
+
+def _fault(path: Path) -> str:
+    """Why a path that was named is not opened: a pipe would wait for a writer."""
+    return "no regular file" if os.path.exists(path) and not os.path.isfile(path) else ""
 
 
 def _is_same(path: Path, table: Path) -> bool:

@@ -26,7 +26,11 @@ def check_records(recipe: Recipe, store: Store) -> None:
     """Raise UserError when a store cannot be trained on with this recipe, at any plan."""
     for split in ("train", "val"):
         if len(store.records(split)) == 0:
-            raise UserError(f"the {split} split is empty: a class needs at least three patients")
+            # A store does not say whether its splits were given or drawn.
+            raise UserError(
+                f"the {split} split is empty: prepare the data again with records in it, where "
+                "splits are given, or else with at least three patients in a class"
+            )
     steps_per_epoch(len(store.records("train")), recipe.batch_size)
 
 

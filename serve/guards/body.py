@@ -18,6 +18,13 @@ _MAX_FIELDS = 16
 # One parameter of a header: its name, and its value with the quotes.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:\\.|[^"\\])*"|[^;]*)')
 
+# More of them, as Python has, would also give what is no text.
+_CHARSETS = ("utf-8", "iso-8859-1", "us-ascii")
+
+
+class UnfinishedBody(HTTPException):
+    """A refusal while the client still sends: it sees it only if what comes is read."""
+
 
 class DeclaredSize:
     """The guard that refuses a body by its Content-Length, before a byte of it is read."""
@@ -29,7 +36,9 @@ class DeclaredSize:
         """Raise HTTPException 413 if the declared size is over the limit."""
         # The server below has already refused a Content-Length that is not a number.
         if int(request.headers.get("content-length", 0)) > self._settings.max_body_bytes:
-            raise _too_large(self._settings)
+            # A client that asks first (RFC 9110, 10.1.1) has not begun, and to read tells it to.
+            sends = "expect" not in request.headers
+            raise _too_large(self._settings, unfinished=sends)
 
 
 async def read_body(request: Request, settings: AppSettings) -> bytes:
@@ -49,22 +58,29 @@ async def read_body(request: Request, settings: AppSettings) -> bytes:
 
 async def _read_counted(request: Request, settings: AppSettings) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    more = True
+    while more:
+        # `Request.stream` does not tell whether a chunk is the last one.
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > settings.max_body_bytes:
-            raise _too_large(settings)
+            raise _too_large(settings, unfinished=more)
     return bytes(body)
 
 
-def _too_large(settings: AppSettings) -> HTTPException:
+def _too_large(settings: AppSettings, unfinished: bool) -> HTTPException:
     limit = f"{settings.max_body_bytes / 2**20:g} MiB"
     detail = f"the request body is larger than the limit of {limit}"
-    return HTTPException(413, detail, headers={"connection": "close"})
+    kind = UnfinishedBody if unfinished else HTTPException
+    return kind(413, detail, headers={"connection": "close"})
 
 
 @dataclass(frozen=True)
 class SentFile:
-    """One encoded image of a request; the name is None for a raw body."""
+    """One encoded image of a request; the name is None for a raw body and where none was sent."""
 
     name: str | None
     data: bytes
@@ -124,7 +140,8 @@ class _FormParser(MultiPartParser):
 
     def on_header_end(self) -> None:
         value, self._value = self._value, b""
-        if _extended_name(value.decode("latin-1")) is not None:
+        parameters = _parameters(value.decode("latin-1"))
+        if "filename*" in parameters and "filename" not in parameters:
             value += b'; filename=""'
         super().on_header_value(value, 0, len(value))
         super().on_header_end()
@@ -135,21 +152,27 @@ class _FormParser(MultiPartParser):
 
 def _name_of(part: UploadFile) -> str | None:
     extended = _extended_name(part.headers["content-disposition"])
-    return part.filename if extended is None else extended
+    if extended is not None:
+        return extended
+    # The form may declare a charset that gives half a character, which no answer can hold.
+    return (part.filename or "").encode("utf-8", "replace").decode() or None
+
+
+def _parameters(disposition: str) -> dict[str, str]:
+    return {name.lower(): value for name, value in _PARAMETER.findall(disposition)}
 
 
 def _extended_name(disposition: str) -> str | None:
     """A file name as RFC 5987 has it, `filename*=UTF-8''r%C3%B6ntgen.png`; None without one.
 
-    RFC 7578 forbids it in forms and many clients send it all the same. It comes before a plain one.
+    RFC 7578 forbids it in forms and many clients send it all the same. It comes before a plain one,
+    unless it is broken or in another charset than those of the RFC and ASCII.
     """
-    parameters = {name.lower(): value for name, value in _PARAMETER.findall(disposition)}
-    charset, mark, rest = parameters.get("filename*", "").strip(' \t"').partition("'")
-    if not mark:
+    value = _parameters(disposition).get("filename*", "").strip(' \t"')
+    charset, _, rest = value.partition("'")
+    if charset.lower() not in _CHARSETS:
         return None
-    escaped = rest.partition("'")[2]
     try:
-        return unquote_to_bytes(escaped).decode(charset)
-    except (LookupError, ValueError):
-        # Not a charset for texts, or bytes that it has not.
-        return escaped
+        return unquote_to_bytes(rest.partition("'")[2]).decode(charset) or None
+    except UnicodeDecodeError:
+        return None

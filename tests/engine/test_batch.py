@@ -187,6 +187,18 @@ def test_files_are_taken_as_they_are_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.png", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    listed = expand([pipe, link, Path("/dev/null")], tmp_path / "out.csv").listed
+    assert [file.fault for file in listed] == ["no regular file"] * 3
+    good = write(tmp_path / "a.png", picture(".png"))
+    _, rows = predict(tmp_path / "out.csv", pipe, good)
+    assert [row["error"] for row in rows] == ["no regular file", ""]
+
+
 def test_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     for path, sentence in (
         (tmp_path / "none", "no such file or folder: .*none"),

@@ -174,13 +174,25 @@ def test_a_file_that_is_not_answered_has_no_warnings(answering: TestClient) -> N
         ("filename*=UTF-8''r%C3%B6ntgen.png; filename=\"rontgen.png\"", "röntgen.png"),
         ("FileName*=\"iso-8859-1''r%F6ntgen.png\"", "röntgen.png"),
         ("filename*=UTF-8''a%3B%20%22b%22.png", 'a; "b".png'),
-        ("filename*=nonsense''a%20b.png", "a%20b.png"),
-        ("filename*=idna''%ff.png", "%ff.png"),
+        ("filename*=us-ascii''a%20b.png", "a b.png"),
+        ("filename=\"a.png\"; filename*=nonsense''b.png", "a.png"),
+        ("filename*=idna''%ff.png", None),
+        ("filename*=utf-8''%ff.png", None),
+        ("filename*=unicode_escape''%5Cud800", None),
+        ("filename=a.png; filename*=utf-7''+2AA-", "a.png"),
+        ("filename*=x", None),
+        ("filename*=x; filename=a.png", "a.png"),
+        ("filename*=utf-8", None),
+        ("filename*=utf-8'x", None),
+        ("filename*=", None),
+        ('filename=""', None),
         ("filename=\"a; filename*=UTF-8''b.png\"", "a; filename*=UTF-8''b.png"),
         ('filename="röntgen.png"', "röntgen.png"),
     ],
 )
-def test_the_name_of_a_file_in_a_form(answering: TestClient, parameters: str, name: str) -> None:
+def test_the_name_of_a_file_in_a_form(
+    answering: TestClient, parameters: str, name: str | None
+) -> None:
     disposition = f'Content-Disposition: form-data; name="file"; {parameters}'
     head = f"--b\r\n{disposition}\r\nContent-Type: image/png\r\n\r\n".encode()
     body = head + png(1) + b"\r\n--b--\r\n"
@@ -189,6 +201,15 @@ def test_the_name_of_a_file_in_a_form(answering: TestClient, parameters: str, na
     [prediction] = reply.json()["predictions"]
     assert prediction["file"] == name
     assert prediction["warnings"] == [f"PNG called {name}"]
+
+
+def test_a_charset_of_a_form_that_gives_no_text_is_no_failure(answering: TestClient) -> None:
+    head = 'Content-Disposition: form-data; name="file"; filename="a+2AA-"'
+    body = f"--b\r\n{head}\r\n\r\n".encode() + png(1) + b"\r\n--b--\r\n"
+    kind = FORM["content-type"] + "; charset=utf-7"
+    reply = answering.post("/v1/predict", content=body, headers={"content-type": kind})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["predictions"][0]["file"] == "a?"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/nothing"])
