@@ -154,6 +154,23 @@ def test_wild_two_rows_for_one_file_leave_it_open() -> None:
     assert matches.missing == ("x",)
 
 
+@pytest.mark.parametrize("name", ["COVID/2.png", "COVID/02", "set/covid/2.jpg", "COVID/images/2"])
+def test_wild_a_row_takes_no_file_of_another_folder(name: str) -> None:
+    files = ["x/COVID/1.png", "x/Normal/1.png", "x/Normal/2.png"]
+    matches = match_names([Name("x/COVID/1.png"), Name(name)], files)
+    assert matches.files == ("x/COVID/1.png", None)
+    assert matches.missing == (name,)
+    assert matches.unnamed == ("x/Normal/1.png", "x/Normal/2.png")
+
+
+def test_wild_names_beside_the_data_that_are_not_utf8_do_not_matter(tmp_path: Path) -> None:
+    make(tmp_path, os.fsdecode(b"n\xe9te.csv"), "set/a/1.png", "set/b/2.png")
+    assert list_folder(tmp_path / "set").classes == ("a", "b")
+    assert storage.files(str(tmp_path)) == [os.fsdecode(b"n\xe9te.csv")]
+    assert storage.folders(str(tmp_path)) == ["set"]
+    assert storage.files(str(tmp_path / "none")) == []
+
+
 def test_wild_the_class_of_a_row_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png", "b/1.png", metadata_csv="file,label,group\n1.png,a,p\n1.png,b,q\n")
     assert groups(list_folder(tmp_path)) == {"a/1.png": "p", "b/1.png": "q"}

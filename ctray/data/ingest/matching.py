@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from ctray.data.image.dispatch import EXTENSIONS
+from ctray.data.ingest.finding import IMAGES
 from ctray.data.ingest.tables import Table, suffix
 from ctray.errors import UserError
 from ctray.words import counted, printable
@@ -126,6 +127,7 @@ class _Matching:
     def __init__(self, files: Sequence[str]) -> None:
         self.files = files
         self._known = frozenset(files)
+        self._folders = {folder for file in files for folder in _folders(file)}
         # Made when a name asks for them first: most tables name their files to the letter.
         self._indexes: dict[str, dict[str, list[str]]] = {}
 
@@ -135,9 +137,22 @@ class _Matching:
         for passed, key in _STEPS.items():
             if passed not in self._indexes:
                 self._indexes[passed] = _index(self.files, key)
-            if found := self._indexes[passed].get(key(name.text)):
+            found = self._indexes[passed].get(key(name.text), [])
+            # A file that lacks is not one of the same name in another class.
+            if _RANKS[passed] >= _RANKS[FOLDER] and (own := self._own_folder(name)):
+                found = [file for file in found if own in _folders(file)]
+            if found:
                 return _Candidates(tuple(_nearest(name, found)), passed)
         return _Candidates()
+
+    def _own_folder(self, name: Name) -> str:
+        """The last folder of a name, if there is one called so; empty otherwise."""
+        last = next((one for one in reversed(_folders(name.text)) if one != IMAGES), "")
+        return last if last in self._folders else ""
+
+
+def _folders(path: str) -> list[str]:
+    return _folded(path).split("/")[:-1]
 
 
 def _index(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
