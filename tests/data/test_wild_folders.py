@@ -163,6 +163,25 @@ def test_wild_a_row_takes_no_file_of_another_folder(name: str) -> None:
     assert matches.unnamed == ("x/Normal/1.png", "x/Normal/2.png")
 
 
+def test_wild_files_that_other_rows_mean_are_no_candidates() -> None:
+    files = [f"p/patient{n:05}/1.png" for n in (0, 1, 2, 7, 8)]
+    names = [Name(f"p/patient{n:05}/1.png") for n in range(6)]
+    matches = match_names(names, files)
+    assert matches.files == (*files[:3], None, None, None)
+    assert dict(matches.ambiguous) == {
+        f"p/patient{n:05}/1.png": (files[3], files[4]) for n in (3, 4, 5)
+    }
+    assert match_names(names, files[:4]).unnamed == (files[3],)
+    assert match_names(names, files[:3]).missing == tuple(name.text for name in names[3:])
+
+
+def test_wild_a_link_that_may_have_been_a_class_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "c").symlink_to(tmp_path / "gone")
+    (said,) = list_folder(tmp_path).unmatched
+    assert "1 link beside the class folders leads nowhere, such as 'c': the link leads to" in said
+
+
 def test_wild_names_beside_the_data_that_are_not_utf8_do_not_matter(tmp_path: Path) -> None:
     make(tmp_path, os.fsdecode(b"n\xe9te.csv"), "set/a/1.png", "set/b/2.png")
     assert list_folder(tmp_path / "set").classes == ("a", "b")

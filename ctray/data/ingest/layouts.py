@@ -337,6 +337,15 @@ class _Folder:
 
     def _check_left(self, left: Sequence[str], places: Sequence[_Place]) -> None:
         images = [name for name in left if name in self._images]
+        dangling = [name for name in left if name in self._faults and "/" not in name]
+        links = [name for name in dangling if not storage.exists(storage.join(self._root, name))]
+        if links:
+            # It may have been a whole class, on a drive that is not connected.
+            self._lost.append(
+                f"{counted(len(links), 'link')} beside the class folders "
+                f"{'leads' if len(links) == 1 else 'lead'} nowhere, such as {links[0]!r}: "
+                f"{self._faults[links[0]]}"
+            )
         if any(place.split for place in places):
             for name in images:
                 folder = name.rpartition("/")[0]
@@ -356,9 +365,9 @@ class _Folder:
         counts = Counter(why for _, why in self._walked.passed)
         for why, number in counts.items():
             first = next(path for path, reason in self._walked.passed if reason == why)
-            verb = "was" if number == 1 else "were"
+            said, verb = ("1 entry", "was") if number == 1 else (f"{number} entries", "were")
             self._warnings.append(
-                f"{counted(number, 'file or folder')} {verb} passed over, such as {first!r}, "
+                f"{said} {verb} passed over, such as {printable(first)!r}, "
                 f"which {why}"
             )
 

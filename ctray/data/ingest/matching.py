@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -174,17 +174,19 @@ def _settled(
         if len(one.files) == 1:
             wanted[one.files[0]][one.passed].add(name)
     strictest = {file: min(ways, key=_RANKS.__getitem__) for file, ways in wanted.items()}
+    # What another row means more strictly is no candidate for a looser one.
+    left = [_without_meant(one, strictest) for one in found]
     chosen: list[str | None] = []
     loose: dict[Name, Loose] = {}
     missing: dict[str, None] = {}
     ambiguous: dict[str, tuple[str, ...]] = {}
-    for name, one in zip(names, found, strict=True):
+    for name, one, rest in zip(names, found, left, strict=True):
         file = one.files[0] if len(one.files) == 1 else None
-        if not one.files or (file and one.passed != strictest[file]):
+        if not rest.files or (file and one.passed != strictest[file]):
             missing[name.text] = None
             file = None
         elif file is None or (one.passed and len(wanted[file][one.passed]) > 1):
-            ambiguous[name.text] = one.files
+            ambiguous[name.text] = rest.files
             file = None
         elif one.passed and one.passed not in free:
             loose[name] = Loose(name.text, file, one.passed)
@@ -197,6 +199,16 @@ def _settled(
         ambiguous=tuple(ambiguous.items()),
         unnamed=tuple(sorted(set(files) - {*chosen} - open_)),
     )
+
+
+def _without_meant(one: _Candidates, strictest: Mapping[str, str]) -> _Candidates:
+    rank = _RANKS[one.passed]
+    if len(one.files) < 2 or rank < _RANKS[FOLDER]:
+        return one
+    files = (file for file in one.files if _RANKS[strictest.get(file, one.passed)] >= rank)
+    remaining = tuple(files)
+    # One that is left over by chance is no match.
+    return replace(one, files=remaining if len(remaining) > 1 else ())
 
 
 def _nearest(name: Name, files: Sequence[str]) -> list[str]:
