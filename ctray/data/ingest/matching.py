@@ -234,6 +234,8 @@ def _spelt(text: str) -> str:
     """A path in one spelling: plain slashes and spaces, no %-escapes, composed letters."""
     # A byte that is not UTF-8 is most often Latin-1, as old archives have it.
     text = "".join(chr(ord(c) - 0xDC00) if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+    if _SCHEME.match(text):
+        text = text.partition("?")[0]
     text = unquote(_SCHEME.sub("/", text).strip().strip("\"'"))
     text = _DRIVE.sub("/", text.replace("\\", "/"))
     parts: list[str] = []
@@ -272,7 +274,8 @@ def _plain_words(text: str) -> str:
 
 def _plain_numbers(text: str) -> str:
     """Spreadsheets drop the zeros that a number begins with, and may add a decimal."""
-    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", _plain_words(text))
+    whole = re.sub(r"^(\d+)\.0+$", r"\1", base_name(text))
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", _plain_words(whole))
 
 
 _STEPS: dict[str, Callable[[str], str]] = {
