@@ -218,6 +218,18 @@ def _real(folder: str) -> str:
 
 def _names(uri: str, kind: fs.FileType) -> list[str]:
     filesystem, path = _open(uri)
+    if filesystem is _LOCAL:
+        # Arrow refuses a folder in which one name is not UTF-8.
+        try:
+            with os.scandir(path) as entries:
+                wanted_folder = kind == fs.FileType.Directory
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if (entry.is_dir() if wanted_folder else entry.is_file())
+                )
+        except FileNotFoundError:
+            return []
     selector = fs.FileSelector(path, allow_not_found=True)
     infos = filesystem.get_file_info(selector)
     return sorted(info.base_name for info in infos if info.type == kind)

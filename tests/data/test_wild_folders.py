@@ -154,6 +154,73 @@ def test_wild_two_rows_for_one_file_leave_it_open() -> None:
     assert matches.missing == ("x",)
 
 
+@pytest.mark.parametrize("name", ["COVID/2.png", "COVID/02", "set/covid/2.jpg", "COVID/images/2"])
+def test_wild_a_row_takes_no_file_of_another_folder(name: str) -> None:
+    files = ["x/COVID/1.png", "x/Normal/1.png", "x/Normal/2.png"]
+    matches = match_names([Name("x/COVID/1.png"), Name(name)], files)
+    assert matches.files == ("x/COVID/1.png", None)
+    assert matches.missing == (name,)
+    assert matches.unnamed == ("x/Normal/1.png", "x/Normal/2.png")
+
+
+def test_wild_files_that_other_rows_mean_are_no_candidates() -> None:
+    files = [f"p/patient{n:05}/1.png" for n in (0, 1, 2, 7, 8)]
+    names = [Name(f"p/patient{n:05}/1.png") for n in range(6)]
+    matches = match_names(names, files)
+    assert matches.files == (*files[:3], None, None, None)
+    assert dict(matches.ambiguous) == {
+        f"p/patient{n:05}/1.png": (files[3], files[4]) for n in (3, 4, 5)
+    }
+    assert match_names(names, files[:4]).unnamed == (files[3],)
+    assert match_names(names, files[:3]).missing == tuple(name.text for name in names[3:])
+
+
+def test_wild_a_link_that_may_have_been_a_class_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "c").symlink_to(tmp_path / "gone")
+    (said,) = list_folder(tmp_path).unmatched
+    assert "1 link beside the class folders leads nowhere, such as 'c': the link leads to" in said
+
+
+@pytest.mark.parametrize("name", ["Metadata.csv", "METADATA.CSV", "metadata.tsv"])
+def test_wild_the_table_of_a_folder_may_be_called_otherwise(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / name).write_text("file\tpatient\na/1.png\tp\nb/2.png\tq\n")
+    assert groups(list_folder(tmp_path)) == {"a/1.png": "p", "b/2.png": "q"}
+
+
+def test_wild_a_table_without_rows_is_said(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/2.png", metadata_csv="file,patient\n")
+    (said,) = list_folder(tmp_path).unmatched
+    assert "2 images have no row in metadata.csv" in said
+
+
+def test_wild_drawings_are_counted_once(tmp_path: Path) -> None:
+    make(tmp_path, "a/images/1.png", "a/cam/1.jpg", "b/1.png")
+    (said,) = list_folder(tmp_path).unmatched
+    assert "left out as a drawing of it" in said
+
+
+def test_wild_numbers_and_addresses_as_spreadsheets_have_them_find_their_files() -> None:
+    names = [Name("1.0"), Name("2.00"), Name("https://a.org/3.png?dl=1")]
+    files = ["a/1.png", "a/2.png", "a/3.png"]
+    assert match_names(names, files).files == tuple(files)
+
+
+def test_wild_a_folder_without_images_beside_the_one_with_the_classes(tmp_path: Path) -> None:
+    make(tmp_path, "wrapped/C/1.png", "wrapped/N/2.png", "docs/readme.txt")
+    with pytest.raises(UserError, match=r"class 'docs' has no image file .*: give .*/wrapped if"):
+        list_folder(tmp_path)
+
+
+def test_wild_names_beside_the_data_that_are_not_utf8_do_not_matter(tmp_path: Path) -> None:
+    make(tmp_path, os.fsdecode(b"n\xe9te.csv"), "set/a/1.png", "set/b/2.png")
+    assert list_folder(tmp_path / "set").classes == ("a", "b")
+    assert storage.files(str(tmp_path)) == [os.fsdecode(b"n\xe9te.csv")]
+    assert storage.folders(str(tmp_path)) == ["set"]
+    assert storage.files(str(tmp_path / "none")) == []
+
+
 def test_wild_the_class_of_a_row_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png", "b/1.png", metadata_csv="file,label,group\n1.png,a,p\n1.png,b,q\n")
     assert groups(list_folder(tmp_path)) == {"a/1.png": "p", "b/1.png": "q"}

@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from ctray import storage
 from ctray.data.image.dispatch import EXTENSIONS
 from ctray.data.ingest.finding import IMAGES, MASKS, find_images, image_key, masks_among
-from ctray.data.ingest.folders import METADATA, check_folders, folder_within, table_beside
+from ctray.data.ingest.folders import (
+    MANIFESTS,
+    METADATA,
+    check_folders,
+    folder_within,
+    table_beside,
+)
 from ctray.data.ingest.matching import (
     CASE,
     FOLDER,
@@ -61,11 +67,22 @@ def read_folder(root: str, columns: Mapping[str, str], sure: bool = False) -> Fo
     """
     walked = storage.walk(root)
     metadata = None
-    if METADATA in walked.files:
-        metadata = tidied(read_table(storage.join(root, METADATA), "file", columns))
+    if name := _metadata_among(walked.files):
+        metadata = tidied(read_table(storage.join(root, name), "file", columns))
     places = _places(root, walked, metadata)
     sheets = {} if metadata else _sheets(root, walked.files, places, columns)
     return _Folder(root, walked, metadata, sheets).contents(places, sure)
+
+
+def _metadata_among(files: Sequence[str]) -> str:
+    """The table of the whole folder, also in other letter case or as another kind of table."""
+    stem = METADATA.removesuffix(suffix(METADATA))
+    named = [
+        name
+        for name in files
+        if suffix(name) in MANIFESTS and name.casefold() == stem + suffix(name)
+    ]
+    return METADATA if METADATA in named else min(named, default="")
 
 
 def _places(root: str, walked: storage.Walked, metadata: Table | None) -> list[_Place]:
@@ -158,6 +175,7 @@ class _Folder:
         self._images = found.images - masks.keys()
         self._mask_of = {image: mask for mask, image in masks.items()}
         self._set_aside = set(masks)
+        self._drawn: set[str] = set()
         self._records: list[FileRecord] = []
         self._claims: list[Claim] = []
         self._lost: list[str] = []
@@ -220,6 +238,7 @@ class _Folder:
         images = [path for path in beside if path in self._images]
         drawn = [path for path in images if base_name(path) in called]
         taken = [path for path in images if base_name(path) not in called]
+        self._drawn.update(drawn)
         if drawn:
             verb = "is" if len(drawn) == 1 else "are"
             self._lost.append(
@@ -258,10 +277,9 @@ class _Folder:
                 raise UserError(f"{table.uri} names {row.path!r} twice, differently: keep one row")
         if table.rows and own.isdisjoint(found):
             self._refuse(table, matches, min(paths))
-        if table.rows:
-            self._lost += lost(name, matches)
-            gone = table.labels() - {row.label for row in found.values()}
-            self._lost += [f"class {label!r} of {name} has no file here" for label in sorted(gone)]
+        self._lost += lost(name, matches)
+        gone = table.labels() - {row.label for row in found.values()}
+        self._lost += [f"class {label!r} of {name} has no file here" for label in sorted(gone)]
         self._warnings += less_strict(name, matches)
         return found
 
@@ -313,7 +331,11 @@ class _Folder:
         for place in places:
             if place.label is not None and place.label not in seen:
                 where = storage.join(self._root, place.folder)
-                raise UserError(f"class {place.label!r} has no image file in {where}")
+                inside = folder_within(sorted(self._images), self._walked.files)
+                fix = ""
+                if inside and not place.split:
+                    fix = f": give {storage.join(self._root, inside)} if the classes are in it"
+                raise UserError(f"class {place.label!r} has no image file in {where}{fix}")
         if not seen:
             raise UserError(f"{self._root} has no image file")
 
@@ -336,7 +358,16 @@ class _Folder:
         return [name for name in self._walked.files if name not in taken and not _is_about(name)]
 
     def _check_left(self, left: Sequence[str], places: Sequence[_Place]) -> None:
-        images = [name for name in left if name in self._images]
+        images = [name for name in left if name in self._images - self._drawn]
+        dangling = [name for name in left if name in self._faults and "/" not in name]
+        links = [name for name in dangling if not storage.exists(storage.join(self._root, name))]
+        if links:
+            # It may have been a whole class, on a drive that is not connected.
+            self._lost.append(
+                f"{counted(len(links), 'link')} beside the class folders "
+                f"{'leads' if len(links) == 1 else 'lead'} nowhere, such as {links[0]!r}: "
+                f"{self._faults[links[0]]}"
+            )
         if any(place.split for place in places):
             for name in images:
                 folder = name.rpartition("/")[0]
@@ -356,10 +387,9 @@ class _Folder:
         counts = Counter(why for _, why in self._walked.passed)
         for why, number in counts.items():
             first = next(path for path, reason in self._walked.passed if reason == why)
-            verb = "was" if number == 1 else "were"
+            said, verb = ("1 entry", "was") if number == 1 else (f"{number} entries", "were")
             self._warnings.append(
-                f"{counted(number, 'file or folder')} {verb} passed over, such as {first!r}, "
-                f"which {why}"
+                f"{said} {verb} passed over, such as '{printable(first)}', which {why}"
             )
 
 

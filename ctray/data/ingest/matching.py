@@ -10,12 +10,13 @@ import functools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from ctray.data.image.dispatch import EXTENSIONS
+from ctray.data.ingest.finding import IMAGES
 from ctray.data.ingest.tables import Table, suffix
 from ctray.errors import UserError
 from ctray.words import counted, printable
@@ -126,6 +127,7 @@ class _Matching:
     def __init__(self, files: Sequence[str]) -> None:
         self.files = files
         self._known = frozenset(files)
+        self._folders = {folder for file in files for folder in _folders(file)}
         # Made when a name asks for them first: most tables name their files to the letter.
         self._indexes: dict[str, dict[str, list[str]]] = {}
 
@@ -135,9 +137,22 @@ class _Matching:
         for passed, key in _STEPS.items():
             if passed not in self._indexes:
                 self._indexes[passed] = _index(self.files, key)
-            if found := self._indexes[passed].get(key(name.text)):
+            found = self._indexes[passed].get(key(name.text), [])
+            # A file that lacks is not one of the same name in another class.
+            if _RANKS[passed] >= _RANKS[FOLDER] and (own := self._own_folder(name)):
+                found = [file for file in found if own in _folders(file)]
+            if found:
                 return _Candidates(tuple(_nearest(name, found)), passed)
         return _Candidates()
+
+    def _own_folder(self, name: Name) -> str:
+        """The last folder of a name, if there is one called so; empty otherwise."""
+        last = next((one for one in reversed(_folders(name.text)) if one != IMAGES), "")
+        return last if last in self._folders else ""
+
+
+def _folders(path: str) -> list[str]:
+    return _folded(path).split("/")[:-1]
 
 
 def _index(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
@@ -159,17 +174,19 @@ def _settled(
         if len(one.files) == 1:
             wanted[one.files[0]][one.passed].add(name)
     strictest = {file: min(ways, key=_RANKS.__getitem__) for file, ways in wanted.items()}
+    # What another row means more strictly is no candidate for a looser one.
+    left = [_without_meant(one, strictest) for one in found]
     chosen: list[str | None] = []
     loose: dict[Name, Loose] = {}
     missing: dict[str, None] = {}
     ambiguous: dict[str, tuple[str, ...]] = {}
-    for name, one in zip(names, found, strict=True):
+    for name, one, rest in zip(names, found, left, strict=True):
         file = one.files[0] if len(one.files) == 1 else None
-        if not one.files or (file and one.passed != strictest[file]):
+        if not rest.files or (file and one.passed != strictest[file]):
             missing[name.text] = None
             file = None
         elif file is None or (one.passed and len(wanted[file][one.passed]) > 1):
-            ambiguous[name.text] = one.files
+            ambiguous[name.text] = rest.files
             file = None
         elif one.passed and one.passed not in free:
             loose[name] = Loose(name.text, file, one.passed)
@@ -182,6 +199,16 @@ def _settled(
         ambiguous=tuple(ambiguous.items()),
         unnamed=tuple(sorted(set(files) - {*chosen} - open_)),
     )
+
+
+def _without_meant(one: _Candidates, strictest: Mapping[str, str]) -> _Candidates:
+    rank = _RANKS[one.passed]
+    if len(one.files) < 2 or rank < _RANKS[FOLDER]:
+        return one
+    files = (file for file in one.files if _RANKS[strictest.get(file, one.passed)] >= rank)
+    remaining = tuple(files)
+    # One that is left over by chance is no match.
+    return replace(one, files=remaining if len(remaining) > 1 else ())
 
 
 def _nearest(name: Name, files: Sequence[str]) -> list[str]:
@@ -207,6 +234,8 @@ def _spelt(text: str) -> str:
     """A path in one spelling: plain slashes and spaces, no %-escapes, composed letters."""
     # A byte that is not UTF-8 is most often Latin-1, as old archives have it.
     text = "".join(chr(ord(c) - 0xDC00) if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+    if _SCHEME.match(text):
+        text = text.partition("?")[0]
     text = unquote(_SCHEME.sub("/", text).strip().strip("\"'"))
     text = _DRIVE.sub("/", text.replace("\\", "/"))
     parts: list[str] = []
@@ -245,7 +274,8 @@ def _plain_words(text: str) -> str:
 
 def _plain_numbers(text: str) -> str:
     """Spreadsheets drop the zeros that a number begins with, and may add a decimal."""
-    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", _plain_words(text))
+    whole = re.sub(r"^(\d+)\.0+$", r"\1", base_name(text))
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", _plain_words(whole))
 
 
 _STEPS: dict[str, Callable[[str], str]] = {
