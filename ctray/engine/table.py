@@ -176,8 +176,9 @@ def _csv(table: PredictionTable) -> bytes:
     frame = table.frame.assign(**escaped)
     # Python quotes a carriage return from 3.13 on; before, readers take it for the end of a line.
     returns = any("\r" in text for name in texts for text in frame[name].dropna())
-    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-    return frame.to_csv(index=False, quoting=quoting).encode()
+    if returns:
+        return frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode()
+    return frame.to_csv(index=False).encode()
 
 
 def _not_a_formula(text: str) -> str:

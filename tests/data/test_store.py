@@ -513,13 +513,10 @@ BROKEN = {
     "words.png": ("unreadable", b"these are words, not a picture"),
     "half.png": ("truncated", None),
     "half.jpg": ("truncated", None),
-    # The bytes decide: a copy of another picture.
-    "other.jpg": ("duplicate", None),
     "tiny.png": ("too small", np.random.default_rng(0).integers(0, 256, (9, 9), dtype=np.uint8)),
     "blank.png": ("blank", np.full((200, 200), 7, np.uint8)),
     "black.png": ("blank", np.zeros((200, 200), np.uint8)),
     "bomb.png": ("too large", None),
-    "scan.dcm": ("ok", None),
 }
 
 
@@ -562,9 +559,19 @@ def test_planted_copies_and_broken_files_are_reported_as_what_they_are(
     bomb = bytearray(whole)
     bomb[16:24] = struct.pack(">II", 65536, 65536)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
-    content |= {"other.jpg": whole, "scan.dcm": cut, "bomb.png": bytes(bomb)}
-    for name, (_, data) in BROKEN.items():
-        made = png(data) if isinstance(data, np.ndarray) else data
+    content |= {"bomb.png": bytes(bomb)}
+    # Named as what they are not: the bytes decide.
+    first, second = [file for file in files if "Normal" in file.parts][:2]
+    again = cv2.imencode(".jpg", cv2.imread(str(second), cv2.IMREAD_GRAYSCALE))[1].tobytes()
+    for name, kind, source, data in (
+        ("other.jpg", "duplicate", first, first.read_bytes()),
+        ("scan.dcm", "q60", second, again),
+    ):
+        (source.parent / f"planted-{name}").write_bytes(data)
+        path = source.relative_to(folder).as_posix()
+        planted[f"Normal/images/planted-{name}"] = (kind, path)
+    for name, (_, pixels) in BROKEN.items():
+        made = png(pixels) if isinstance(pixels, np.ndarray) else pixels
         (folder / "Normal" / "images" / f"broken-{name}").write_bytes(
             content[name] if made is None else made
         )
