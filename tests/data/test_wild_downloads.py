@@ -191,6 +191,15 @@ def test_wild_nih_by_one_label(nih: Path) -> None:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("beside", ["CAM", "Masks", "Grad-CAM", "heatmaps"])
+def test_wild_what_was_made_of_the_images_is_not_taken_for_them(nih: Path, beside: str) -> None:
+    fill(nih, f"{beside}/00000001_000.png", f"{beside}/00000002_000.png")
+    paths = {file.path for file in listed(nih).files if file.status == "ok"}
+    assert "images_001/images/00000001_000.png" in paths
+    assert not any(path.startswith(beside) for path in paths)
+
+
+@pytest.mark.fast
 def test_wild_nih_by_several_labels(nih: Path) -> None:
     listing = listed(nih, "Effusion", "No Finding", "Pneumonia")
     assert classes(listing) == {
@@ -373,6 +382,29 @@ def test_wild_chexpert_by_a_label_leaves_out_what_is_uncertain(chexpert: Path) -
         "patient64541/study1/view1_frontal.jpg": "no Pneumonia",
     }
     assert "1 image on which Pneumonia is uncertain left out" in said(listing, chexpert)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("one", "none"), [("1,0", "0,0"), ("1.00", "0.00"), ("True", "False")])
+def test_wild_marks_are_read_however_a_spreadsheet_writes_them(
+    chexpert: Path, one: str, none: str
+) -> None:
+    text = (chexpert / "train.csv").read_text().replace(",", ";")
+    (chexpert / "train.csv").write_text(text.replace("-1.0", "-1").replace("1.0", one))
+    found = by_study(listed(chexpert, "Pneumonia"))
+    assert found["patient00001/study1/view1_frontal.jpg"] == "Pneumonia"
+    assert found["patient00003/study1/view1_frontal.jpg"] == "no Pneumonia"
+    text = (chexpert / "train.csv").read_text().replace(one, "yes")
+    (chexpert / "train.csv").write_text(text)
+    with pytest.raises(UserError, match="'yes', which is none of 1, 0, -1 and nothing"):
+        listed(chexpert, "Pneumonia")
+
+
+@pytest.mark.fast
+def test_wild_a_target_beside_class_folders_is_no_download(tmp_path: Path) -> None:
+    fill(tmp_path, "COVID/1.png", "Normal/2.png")
+    table(tmp_path / "outcomes.csv", "patientId,age,Target", "1,50,0", "2,40,1")
+    assert listed(tmp_path).classes == ("COVID", "Normal")
 
 
 @pytest.mark.fast

@@ -1,6 +1,7 @@
 """Folders, tables and names as they come from downloads, scanners, phones and network drives."""
 
 import os
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -400,7 +401,8 @@ def test_wild_copies_by_their_files_and_a_copy_beside_the_classes_are_refused(
     tmp_path: Path,
 ) -> None:
     files = [f"{label}/{n}.png" for label in ("COVID", "N") for n in range(3)]
-    make(tmp_path / "x", *(f"old/{name}" for name in files), *(f"new/{name}" for name in files))
+    make(tmp_path / "x" / "old", *files)
+    shutil.copytree(tmp_path / "x" / "old", tmp_path / "x" / "new")
     with pytest.raises(UserError, match="each hold 'COVID' and 'N'"):
         list_folder(tmp_path / "x")
     make(tmp_path / "y", *files, *(f"backup/{name}" for name in files))
@@ -414,6 +416,27 @@ def test_wild_folders_that_each_hold_the_same_are_named(tmp_path: Path) -> None:
     assert listing.classes == ("COVID", "N")
     assert listing.unmatched == ()
     assert any("each hold 'AP' and 'PA': if those are" in said for said in listing.warnings)
+
+
+@pytest.mark.parametrize("within", [("patient0", "patient1"), ("AP", "PA"), ("1", "2")])
+def test_wild_classes_may_number_their_files_alike(tmp_path: Path, within: Sequence[str]) -> None:
+    """Patients, views and numbers below each class are no copies: the files differ."""
+    names = [f"{label}/{one}/{n}.png" for label in ("COVID", "N") for one in within for n in (0, 1)]
+    assert list_folder(make(tmp_path, *names)).classes == ("COVID", "N")
+
+
+@pytest.mark.parametrize("names", [["pT1", "pT2", "pT3"], ["CD4", "CD8"], ["T1a", "T2"]])
+def test_wild_stages_and_cells_are_classes(tmp_path: Path, names: Sequence[str]) -> None:
+    make(tmp_path, *(f"{name}/{name}-{n}.png" for name in names for n in range(3)))
+    assert list_folder(tmp_path).classes == tuple(sorted(names))
+
+
+def test_wild_a_table_of_the_folder_around_contradicts_nothing(tmp_path: Path) -> None:
+    images = make(
+        tmp_path / "images", *(f"sick/{n}.png" for n in (1, 2)), "well/3.png", "well/4.png"
+    )
+    make(tmp_path, labels_csv=rows("id,label", [(str(n), str(n % 2)) for n in range(1, 9)]))
+    assert list_folder(images).classes == ("sick", "well")
 
 
 @pytest.mark.parametrize("wrapping", ["dataset", "a/b", "images", "archive (1)/data"])

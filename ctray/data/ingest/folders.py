@@ -34,7 +34,10 @@ _PERSON = re.compile(
 )
 # Shorter names may be of classes: stages, sub-types.
 _PERSON_IF_MANY = re.compile(r"(?:sub|p|s|id|case|no|nr)[ _.#-]*\d+", re.IGNORECASE)
+# Stages of tumours and kinds of cells are classes, whatever else their names look like.
+_CLASS = re.compile(r"[cp]?T[0-4][a-d]?|CD\d+", re.IGNORECASE)
 _MANY, _FEW_IMAGES = 20, 5
+_COMPARED = 8  # files of the same name in two folders
 _COPY = re.compile(r"(?:[ _.-]*(?:copy|kopie|copia|copie|v?\d+|\(\d+\)))+$", re.IGNORECASE)
 _LABEL = re.compile(
     r"(?:image[ _]?)?(?:labels?|class(?:es)?|findings?|diagnos[ie]s|disease|target|dx|pathology)"
@@ -87,9 +90,17 @@ def check_folders(
     table = table_beside(root, [name for found in images.values() for name in found], files)
     if why:
         raise UserError(_with_fix(root, f"{_some(names.values())} {why}", table), *_fixes(table))
-    if table and table.certain and len(images) > 1 and _contradicts(table, images, names):
+    # A table of the folder around may be of something else.
+    within = table is not None and storage.folder_of(table.uri) == root
+    if (
+        table
+        and within
+        and table.certain
+        and len(images) > 1
+        and (_contradicts(table, images, names))
+    ):
         shown = f"{_some(names.values())} do not go with the labels"
-        raise UserError(_with_fix(root, shown, table), *_fixes(table))
+        raise UserError(_with_fix(root, shown, table), *_fixes(table), "layout")
     return warnings
 
 
@@ -123,7 +134,10 @@ def table_beside(root: str, images: Sequence[str], files: Sequence[str]) -> Tabl
     found = [table for place in places if (table := _listing_table(place, images))]
     if not found:
         around = storage.folder_of(root)
-        names = [name for name in storage.files(around) if suffix(name) in MANIFESTS]
+        try:
+            names = [name for name in storage.files(around) if suffix(name) in MANIFESTS]
+        except OSError:  # not ours to read, and none of ours lies there
+            names = []
         places = [storage.join(around, name) for name in names[:_MOST_TABLES]]
         found = [table for place in places if (table := _listing_table(place, images))]
     return max(found, key=lambda table: (table.certain, len(table.columns)), default=None)
@@ -134,7 +148,7 @@ def table_beside(root: str, images: Sequence[str], files: Sequence[str]) -> Tabl
 
 def _why_no_classes(images: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> str:
     plain = set(names.values())
-    if len(plain) < 2:
+    if len(plain) < 2 or _are_all(_CLASS, plain):
         return ""
     if _are_all(_PART, plain):
         return "are named as parts of a download, not as classes"
@@ -162,15 +176,16 @@ def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
                 f"{_some(shared)}: move it elsewhere, or give it as another input"
             )
     common = sorted(set.intersection(*within.values()))
-    if len(common) < 2:
+    if len(common) < 2 or _are_all(_PERSON, {*common}):
         return []
     those, these = _some(images), _some(common)
     if all(name.casefold() in SPLIT_NAMES for name in common):
         return [f"the folders {those} each hold {these}, and are divided anew without regard to it"]
-    if _are_alike(names.keys()) or _are_all(_PART, {*names}) or _hold_the_same(images):
+    if _are_alike(names.keys()) or _are_all(_PART, {*names}) or _hold_the_same(root, images):
         raise UserError(
             f"the folders {those} of {root} each hold {these}, which are the classes: give "
-            f"{storage.join(root, min(images))}, or each of them as an input of its own"
+            f"{storage.join(root, min(images))}, or each of them as an input of its own",
+            "layout",
         )
     return [
         f"the folders {those} each hold {these}: if those are the classes, give "
@@ -190,11 +205,20 @@ def _are_alike(names: Collection[str]) -> bool:
     return len(stems) == 1 and (min(stems) in names or any("cop" in name for name in names))
 
 
-def _hold_the_same(images: Mapping[str, Sequence[str]]) -> bool:
+def _hold_the_same(root: str, images: Mapping[str, Sequence[str]]) -> bool:
+    """Whether half of the files of the smallest are in all, byte by byte as far as is looked."""
     paths = [
         {name.removeprefix(f"{folder}/") for name in found} for folder, found in images.items()
     ]
-    return 2 * len(set.intersection(*paths)) >= min(map(len, paths)) > 0
+    common = sorted(set.intersection(*paths))
+    if not common or 2 * len(common) < min(map(len, paths)):
+        return False
+    one, other = sorted(images)[:2]
+
+    def data(folder: str, name: str) -> bytes:
+        return storage.read_bytes(storage.join(root, *folder.split("/"), *name.split("/")))
+
+    return all(data(one, name) == data(other, name) for name in common[:_COMPARED])
 
 
 # ── what a table says ────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ctray.data.ingest.downloads.tree import Download, Entry, Tree, entry_of, person
+from ctray.data.ingest.downloads.tree import Download, Entry, Tree, entry_of, mark, person
 
 _SPLITS = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
 _NO_LABELS = frozenset({"Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", ""})
@@ -47,14 +47,14 @@ def recognise(tree: Tree) -> Download | None:
 def _entry(tree: Tree, row: dict[str, str], labels: Sequence[str], split: str) -> Entry:
     path = row["Path"]
     patient = _PATIENT.search(path.replace("\\", "/"))
-    values = {label: row.get(label, "").removesuffix(".0") for label in labels}
+    values = {label: mark(row.get(label, ""), f"{label} of {path}") for label in labels}
     frontal = row["Frontal/Lateral"].casefold() != "lateral"
     return replace(
         # The folder above may be called otherwise; patient, study and view are not.
         entry_of(path, tree.find(path, folders=2), row),
-        findings=tuple(label for label, value in values.items() if value == "1"),
-        uncertain=tuple(label for label, value in values.items() if value == "-1"),
-        silent=not any(values.values()),
+        findings=tuple(label for label, value in values.items() if value == 1),
+        uncertain=tuple(label for label, value in values.items() if value == -1),
+        silent=all(value is None for value in values.values()),
         group=patient[1] if patient else "",
         view=(row.get("AP/PA") or "Frontal") if frontal else "Lateral",
         split=split,

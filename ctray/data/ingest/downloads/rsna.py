@@ -12,9 +12,11 @@ from ctray.data.ingest.downloads.tree import (
     grouped,
     labels_of,
     latest,
+    mark,
     person,
 )
 
+_BOX = ("x", "y", "width", "height")
 _PNEUMONIA, _NO_PNEUMONIA = "Pneumonia", "no Pneumonia"
 
 
@@ -25,6 +27,12 @@ def recognise(tree: Tree) -> Download | None:
         UserError: a table that cannot be read.
     """
     details, boxes = (tree.with_columns("patientId", column) for column in ("class", "Target"))
+    # Another table may say a Target of patients, too; this one has boxes.
+    boxes = [
+        table
+        for table in boxes
+        if "stage_2" in table or {*_BOX} <= {column.casefold() for column in tree.headers[table]}
+    ]
     if not boxes and not any("detailed_class_info" in table for table in details):
         return None
     tables = [latest(found) for found in (details, boxes) if found]
@@ -37,7 +45,9 @@ def recognise(tree: Tree) -> Download | None:
             if "class" in rows[0]:
                 classes[image] = rows[0]["class"]
             if "Target" in rows[0]:
-                targets[image] = any(row["Target"] in ("1", "1.0") for row in rows)
+                targets[image] = any(
+                    mark(row["Target"], f"the Target of {image}") == 1 for row in rows
+                )
     entries = []
     for image, row in cells.items():
         sick = targets.get(image, classes.get(image) == "Lung Opacity")

@@ -5,6 +5,7 @@ or None where the tree is another one. It follows the published description. Nam
 files as they come, and a table may lie below a folder that an archive was unpacked into.
 """
 
+import math
 import re
 import unicodedata
 from collections import defaultdict
@@ -18,6 +19,11 @@ from ctray.data.ingest.tables import decode_text, header_of, read_cells, suffix
 from ctray.errors import UserError
 
 _TABLES = frozenset({".csv", ".tsv"})
+# Folders of what was made of the images, under the images' names.
+_DERIVED = re.compile(
+    r".*masks?.*|(?:grad[-_ ]?)?cams?|heat[-_ ]?maps?|overlays?|segmentations?|annotations?",
+    re.IGNORECASE,
+)
 _DEEPEST = 4  # folders above a table; some sets have one beside each image
 _START = 2**13  # bytes that hold the first line of any of these tables
 
@@ -132,6 +138,7 @@ class Tree:
         tails = self._tails(folders)
         tail = _tail(name.replace("\\", "/"), folders)
         found = tails.get(tail) or tails.get(_without_suffix(tail), [])
+        found = [file for file in found if not _is_derived(file)] or found
         inside = [file for file in found if under and f"/{under}/" in f"/{file}"]
         return tuple(inside or found)
 
@@ -161,6 +168,31 @@ def _tail(path: str, folders: int) -> str:
 def _without_suffix(path: str) -> str:
     """A path without the suffix of an image; what else follows a dot belongs to the name."""
     return path.removesuffix(suffix(path)) if suffix(path) in EXTENSIONS else path
+
+
+def mark(value: str, where: str) -> int | None:
+    """What a table of findings says: 1 yes, 0 no, -1 uncertain; None where it says nothing.
+
+    Raises:
+        UserError: it says something else.
+    """
+    text = value.strip().casefold().replace(",", ".")
+    if text in ("", "nan", "none", "null"):
+        return None
+    if text in ("true", "false"):
+        return int(text == "true")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if number not in (1, 0, -1):
+        raise UserError(f"{where} is {value!r}, which is none of 1, 0, -1 and nothing: correct it")
+    return int(number)
+
+
+def _is_derived(file: str) -> bool:
+    """Whether a file lies in a folder of masks, heat maps or the like of other files."""
+    return any(_DERIVED.fullmatch(folder) for folder in file.split("/")[:-1])
 
 
 def entry_of(name: str, files: tuple[str, ...], cells: Mapping[str, str]) -> Entry:

@@ -19,6 +19,8 @@ from ctray.data.ingest.downloads.tree import (
     latest,
 )
 
+# Also as an office program saves it.
+_YES = ("1", "1.0", "1.00", "true")
 _NO_LABELS = frozenset({"image_id", "rad_id", ""})
 # The tables of train and test do not agree on the plural.
 _ONE_NAME = {"Other disease": "Other diseases"}
@@ -80,5 +82,5 @@ def _marked(row: dict[str, str]) -> list[str]:
     return [
         column
         for column, value in row.items()
-        if column not in _NO_LABELS and value in ("1", "1.0")
+        if column not in _NO_LABELS and value.replace(",", ".").casefold() in _YES
     ]
