@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore::UserWarning"
 EXPLICIT, JPEG_BASELINE = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.4.50"
 # Tag and value representation of what the headers here hold.
 TAGS = {
+    "SpecificCharacterSet": (0x0008, 0x0005, "CS"),
     "ImageType": (0x0008, 0x0008, "CS"),
     "SOPClassUID": (0x0008, 0x0016, "UI"),
     "Modality": (0x0008, 0x0060, "CS"),
@@ -59,8 +60,9 @@ TAGS = {
     "RescaleType": (0x0028, 0x1054, "LO"),
     "VOILUTFunction": (0x0028, 0x1056, "CS"),
     "OverlayBitPosition": (0x6000, 0x0102, "US"),
+    "ExtendedOffsetTable": (0x7FE0, 0x0001, "OV"),
 }
-LONG = ("OB", "OW", "OF", "SQ", "UN")
+LONG = ("OB", "OW", "OF", "OV", "SQ", "UN")
 
 
 def element(group: int, number: int, kind: str, value: bytes, length: int | None = None) -> bytes:
@@ -161,7 +163,7 @@ def truth(wild: Path) -> np.ndarray:
         ("dicom/05_rescale_empty.dcm", "RescaleSlope is empty"),
         ("dicom/26c_voilut_empty_seq.dcm", "VOILUTSequence has no items"),
         ("dicom/26e_voilut_no_data.dcm", "LUTData is no table"),
-        ("dicom/06_window_off_range.dcm", "shows nothing of this picture"),
+        ("dicom/06_window_off_range.dcm", "show nothing of this picture"),
         ("dicom/08b_orientation_text.dcm", None),
         ("dicom/10_photometric_lower.dcm", "PhotometricInterpretation is 'monochrome2'"),
         ("dicom/20e_jpeg_grey_says_ybr.dcm", "PhotometricInterpretation is 'YBR_FULL_422'"),
@@ -248,6 +250,8 @@ def test_what_shows_in_its_transparency_only_is_refused(wild: Path) -> None:
         {"SamplesPerPixel": 3},
         {"NumberOfFrames": "one"},
         {"PlanarConfiguration": 9},
+        {"SpecificCharacterSet": b"\0\x80\0\x80"},
+        {"ExtendedOffsetTable": b"\1\2"},
     ],
     ids=str,
 )

@@ -45,6 +45,7 @@ LUNG_CENTRE, LUNG_WIDTH = -600.0, 1500.0
 _MAX_INFLATED = 2 * MAX_PIXELS + 16_000_000
 _PIXEL_DATA = 0x7FE00010
 _PIXEL_DATA_TAG, _UNDEFINED_LENGTH = b"\xe0\x7f\x10\x00", 0xFFFFFFFF
+_CHARACTER_SET, _NO_TAG = b"\x08\0\x05\0", b"\x08\0\x04\0"
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _VALUE_REPRESENTATION = re.compile(rb"[A-Z]{2}")
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
@@ -75,8 +76,8 @@ def begins_without_preamble(data: bytes) -> bool:
 
 def read_dicom(data: bytes) -> list[Frame]:
     """The frames of a DICOM file, with what it says of patient and machine."""
-    dataset = _parse(data)
     warnings = Warnings()
+    dataset = _parse(data, warnings)
     with np.errstate(all="ignore"):
         if has_float_pixels(dataset):
             tags = Tags([dataset], warnings)
@@ -90,10 +91,18 @@ def read_dicom(data: bytes) -> list[Frame]:
     return frames
 
 
-def _parse(data: bytes) -> Dataset:
+def _parse(data: bytes, warnings: Warnings) -> Dataset:
     start = _PREAMBLE + len(_MAGIC) if data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC else 0
     _check_inflated_size(data, start)
-    return pydicom.dcmread(io.BytesIO(data), force=start == 0)
+    try:
+        return pydicom.dcmread(io.BytesIO(data), force=start == 0)
+    except ValueError:
+        # The one tag that pydicom looks at while it reads. Texts are then taken as ASCII.
+        if _CHARACTER_SET not in data:
+            raise
+        warnings.add("the tag SpecificCharacterSet cannot be read and was passed over")
+        without = data.replace(_CHARACTER_SET, _NO_TAG, 1)
+        return pydicom.dcmread(io.BytesIO(without), force=start == 0)
 
 
 def _check_inflated_size(data: bytes, start: int) -> None:
@@ -341,8 +350,8 @@ def _first_window(values: np.ndarray, edges: tuple[float, float], tags: Tags) ->
         outside = bright <= centre - width / 2 or dark >= centre + width / 2
         if outside or bright - dark < _SEEN_SHARE * width:
             tags.warnings.add(
-                f"the window {centre:g}±{width / 2:g} shows nothing of this picture and was passed "
-                "over"
+                f"the tags WindowCenter {centre:g} and WindowWidth {width:g} show nothing of this "
+                "picture and were passed over"
             )
             continue
         return _window(values, centre, width, function)

@@ -267,10 +267,8 @@ def _family(syntax: UID) -> str:
 
 def _codestreams(dataset: Dataset, tags: Tags) -> list[Codestream]:
     """What each compressed frame says of itself; nothing where a frame says nothing, as RLE."""
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     frames = _frames(tags)
+    offsets = _offsets(tags, frames)
     streams = generate_frames(
         dataset["PixelData"].value, number_of_frames=frames, extended_offsets=offsets
     )
@@ -281,6 +279,17 @@ def _codestreams(dataset: Dataset, tags: Tags) -> list[Codestream]:
             return []
         found.append(said)
     return found
+
+
+def _offsets(tags: Tags, frames: int) -> tuple[bytes, bytes] | None:
+    """Where each frame begins and how long it is, 8 bytes each; None where that is not said."""
+    table, lengths = (tags.value(f"ExtendedOffsetTable{more}") for more in ("", "Lengths"))
+    are_bytes = isinstance(table, bytes) and isinstance(lengths, bytes)
+    if are_bytes and len(table) == len(lengths) == 8 * frames:
+        return table, lengths
+    if table is not None or lengths is not None:
+        tags.pass_over("ExtendedOffsetTable", "or ExtendedOffsetTableLengths does not fit")
+    return None
 
 
 def _codestream(stream: bytes) -> Codestream | None:
@@ -327,7 +336,7 @@ def _check_streams(streams: list[Codestream], width: int, height: int, frames: i
 
 def stored_frames(dataset: Dataset, layout: Layout, tags: Tags) -> Iterator[np.ndarray]:
     """Each frame as it is stored: words, (height, width), or RGB, (height, width, 3)."""
-    plain = _plain(dataset, layout)
+    plain = _plain(dataset, layout, tags)
     if layout.samples == 3 and not layout.syntax.is_encapsulated:
         plain.PlanarConfiguration = _planar(plain, tags)
     plugin = ""
@@ -341,7 +350,7 @@ def stored_frames(dataset: Dataset, layout: Layout, tags: Tags) -> Iterator[np.n
         raise truncated("DICOM")
 
 
-def _plain(dataset: Dataset, layout: Layout) -> Dataset:
+def _plain(dataset: Dataset, layout: Layout, tags: Tags) -> Dataset:
     """The pixels, and what pydicom needs to know of them in values that it accepts.
 
     All bits of a word are asked for, unsigned: which of them are the sample is found out here.
@@ -357,9 +366,9 @@ def _plain(dataset: Dataset, layout: Layout) -> Dataset:
     plain.PixelRepresentation = int(layout.decoded_signed)
     if layout.samples == 3:
         plain.PlanarConfiguration = 0
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in dataset:
-            plain[keyword] = dataset[keyword]
+    offsets = _offsets(tags, layout.frames) if layout.syntax.is_encapsulated else None
+    if offsets is not None:
+        plain.ExtendedOffsetTable, plain.ExtendedOffsetTableLengths = offsets
     plain["PixelData"] = dataset["PixelData"]
     return plain
 
