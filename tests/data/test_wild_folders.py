@@ -410,6 +410,19 @@ def test_wild_copies_by_their_files_and_a_copy_beside_the_classes_are_refused(
         list_folder(tmp_path / "y")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("set/set", "set (1)/set"), ("kaggle/data", "kaggle_old/data"), ("set/train", "set (1)/train")],
+)
+def test_wild_two_copies_within_further_folders_are_refused(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    files = [f"{label}/{n}.png" for label in ("COVID", "N") for n in range(3)]
+    make(tmp_path, *(f"{place}/{name}" for place in (one, other) for name in files))
+    with pytest.raises(UserError, match="each hold 'COVID' and 'N', which are the classes"):
+        list_folder(tmp_path)
+
+
 def test_wild_folders_that_each_hold_the_same_are_named(tmp_path: Path) -> None:
     make(tmp_path, "COVID/AP/1.png", "COVID/PA/2.png", "N/AP/3.png", "N/PA/4.png")
     listing = list_folder(tmp_path)

@@ -38,7 +38,7 @@ _PERSON_IF_MANY = re.compile(r"(?:sub|p|s|id|case|no|nr)[ _.#-]*\d+", re.IGNOREC
 _CLASS = re.compile(r"[cp]?T[0-4][a-d]?|CD\d+", re.IGNORECASE)
 _MANY, _FEW_IMAGES = 20, 5
 _COMPARED = 8  # files of the same name in two folders
-_COPY = re.compile(r"(?:[ _.-]*(?:copy|kopie|copia|copie|v?\d+|\(\d+\)))+$", re.IGNORECASE)
+_COPY = re.compile(r"(?:[ _.-]*(?:copy|kopie|copia|copie|old|backup|v?\d+|\(\d+\)))+$", re.IGNORECASE)
 _LABEL = re.compile(
     r"(?:image[ _]?)?(?:labels?|class(?:es)?|findings?|diagnos[ie]s|disease|target|dx|pathology)"
     r"(?:[ _](?:labels?|class(?:es)?|name))?",
@@ -194,8 +194,19 @@ def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _folders_in(folder: str, images: Sequence[str]) -> set[str]:
-    below = (name.removeprefix(f"{folder}/") for name in images)
-    tops = {name.partition("/")[0] for name in below if "/" in name}
+    """The folders in a folder, or those further down if it holds one folder or splits only."""
+    below = [name.removeprefix(f"{folder}/") for name in images]
+    first = tops = _tops(below)
+    while tops and all("/" in name for name in below):
+        if len(tops) > 1 and not all(top.casefold() in SPLIT_NAMES for top in tops):
+            return first if _are_all(_PERSON, tops) else tops
+        below = [name.partition("/")[2] for name in below if name.partition("/")[0] in tops]
+        tops = _tops(below)
+    return first
+
+
+def _tops(names: Sequence[str]) -> set[str]:
+    tops = {name.partition("/")[0] for name in names if "/" in name}
     return {top for top in tops if top.casefold() not in (IMAGES, MASKS)}
 
 
@@ -218,7 +229,10 @@ def _hold_the_same(root: str, images: Mapping[str, Sequence[str]]) -> bool:
     def data(folder: str, name: str) -> bytes:
         return storage.read_bytes(storage.join(root, *folder.split("/"), *name.split("/")))
 
-    return all(data(one, name) == data(other, name) for name in common[:_COMPARED])
+    try:
+        return all(data(one, name) == data(other, name) for name in common[:_COMPARED])
+    except OSError:  # the file has its own reason later
+        return False
 
 
 # ── what a table says ────────────────────────────────────────────────────────────────────────────
