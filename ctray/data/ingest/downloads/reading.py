@@ -324,7 +324,8 @@ class _Reading:
         named = f"such as {self._missing[0]!r}" if self._missing else "for they name none"
         raise UserError(
             f"{self._tree.root} is laid out as {self._title}, but has none of the images of its "
-            f"tables, {named}: {there}"
+            f"tables, {named}: {there}; its folders are taken as classes if you say so",
+            "layout",
         )
 
 
