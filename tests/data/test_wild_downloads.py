@@ -779,6 +779,19 @@ def test_wild_downloads_without_any_of_their_images_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.fast
+def test_wild_downloads_give_every_file_without_a_row_its_reason(nih: Path) -> None:
+    fill(nih, "images_001/x.dcm").joinpath("images_001/x.dcm").rename(nih / "images_001/I0001")
+    (nih / "images_001/empty").touch()
+    (nih / "images_001/a.gif").write_bytes(b"GIF89a")
+    listing = listed(nih)
+    out = left_out(listing)
+    assert out["I0001"] == ("unlabelled", "no row of a table names it")
+    assert out["empty"] == ("unreadable", "the file is empty")
+    assert out["a.gif"][0] == "unreadable"
+    assert "2 files that cannot be read left out" in said(listing, nih)
+
+
+@pytest.mark.fast
 def test_wild_downloads_take_the_columns_that_are_named(nih: Path) -> None:
     columns = {"label": "Patient Gender", "group": "Follow-up #"}
     listing = list_inputs([DataInput(str(nih))], columns=columns)
