@@ -792,6 +792,14 @@ def test_wild_downloads_give_every_file_without_a_row_its_reason(nih: Path) -> N
 
 
 @pytest.mark.fast
+def test_wild_a_part_of_a_download_names_the_folder_above(nih: Path, chexpert: Path) -> None:
+    fill(nih, *(f"parts/part_{n}/0000000{n}_000.png" for n in (1, 2, 3)))
+    for part in (chexpert / "train", nih / "parts"):
+        with pytest.raises(UserError, match=f"lists these files, give {part.parent} as data"):
+            listed(part)
+
+
+@pytest.mark.fast
 def test_wild_downloads_take_the_columns_that_are_named(nih: Path) -> None:
     columns = {"label": "Patient Gender", "group": "Follow-up #"}
     listing = list_inputs([DataInput(str(nih))], columns=columns)

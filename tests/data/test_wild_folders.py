@@ -344,7 +344,7 @@ def test_wild_folders_that_are_not_classes_are_refused(tmp_path: Path, kind: str
     with pytest.raises(UserError, match=r"the table .*list\.csv lists these files") as caught:
         list_folder(tmp_path)
     assert "path=Image Index, label=Finding Label, group=Patient ID" in str(caught.value)
-    assert caught.value.arguments == ("column",)
+    assert caught.value.arguments == ("column", "layout")
     columns = {"path": "Image Index", "label": "Finding Label", "group": "Patient ID"}
     listing = list_inputs([DataInput(str(tmp_path / "list.csv"))], columns=columns)
     assert len(listing.files) == len(files)
@@ -383,8 +383,9 @@ def test_wild_a_table_with_other_labels_than_the_folders_is_named(tmp_path: Path
     make(tmp_path, labels_csv="name,label\n1,x\n2,y\n3,x\n4,y\n")
     with pytest.raises(
         UserError, match=r"'east' and 'west' do not go with the labels.*labels\.csv"
-    ):
+    ) as caught:
         list_folder(tmp_path)
+    assert caught.value.arguments == ("column", "layout")
     sure = list_inputs([DataInput(str(tmp_path))], choice=Choice("folders"))
     assert sure.classes == ("east", "west")
 

@@ -46,7 +46,16 @@ _LABEL = re.compile(
 )
 _LABEL_LIKE = re.compile("label|class|finding|diagnos|target|disease|patholog|condition|category")
 _PATIENT_LIKE = re.compile("patient|subject|person|case")
-_DESCRIBING = re.compile("age|sex|gender|view|position|width|height|split|date|file|path|url")
+# A part of a word counts for those only that are in no word for a class: age is in stage.
+_DESCRIBING = re.compile(
+    r"(?<![a-z])(?:ages?|sex|ap/pa|url)(?![a-z])|gender|view|frontal|lateral|position|width|height"
+    r"|split|date|file|path"
+)
+# By which columns the tables of downloads are known, that are read with the folder they lie in.
+_OF_DOWNLOADS = (
+    frozenset({"Path", "Frontal/Lateral", "No Finding"}),
+    frozenset({"Image Index", "Finding Labels", "Patient ID"}),
+)
 _MOST_LABELS = 30
 
 
@@ -59,12 +68,14 @@ class TableBeside:
         columns: {path, label or group: its column}, those that were found.
         labels: {image: its label} of the images it lists.
         certain: whether the label's column is called so.
+        of_download: whether a well-known download is read by it.
     """
 
     uri: str
     columns: Mapping[str, str]
     labels: Mapping[str, str]
     certain: bool
+    of_download: bool
 
 
 def check_folders(
@@ -100,7 +111,7 @@ def check_folders(
         and (_contradicts(table, images, names))
     ):
         shown = f"{_some(names.values())} do not go with the labels"
-        raise UserError(_with_fix(root, shown, table), *_fixes(table), "layout")
+        raise UserError(_with_fix(root, shown, table), *_fixes(table))
     return warnings
 
 
@@ -263,6 +274,7 @@ def _listing_table(uri: str, images: Sequence[str]) -> TableBeside | None:
         columns={role: column for role, column in roles.items() if column},
         labels={image: row.get(label, "") for image, row in matched.items()} if label else {},
         certain=bool(_LABEL.fullmatch(label.strip())),
+        of_download=any(known <= {*columns} for known in _OF_DOWNLOADS),
     )
 
 
@@ -309,6 +321,9 @@ def _with_fix(root: str, what: str, table: TableBeside | None) -> str:
             f"label of each file in {METADATA} (columns file, label), or say that the folders are "
             "the classes"
         )
+    around = storage.folder_of(table.uri)
+    if table.of_download and around != root:
+        return f"the folders {what} ({root}): {table.uri} lists these files, give {around} as data"
     pairs = [f"{role}={column}" for role, column in table.columns.items()]
     if "label" not in table.columns:
         pairs.insert(1, "label=(the column with the class)")
@@ -322,7 +337,9 @@ def _with_fix(root: str, what: str, table: TableBeside | None) -> str:
 
 
 def _fixes(table: TableBeside | None) -> tuple[str, ...]:
-    return ("layout",) if table is None else ("column",)
+    if table is None:
+        return ("layout",)
+    return ("layout",) if table.of_download else ("column", "layout")
 
 
 def _some(names: Iterable[str]) -> str:
