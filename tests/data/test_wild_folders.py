@@ -318,6 +318,8 @@ def test_wild_images_outside_the_class_folders_are_named(tmp_path: Path) -> None
 NOT_CLASSES = {
     "parts": [f"images_{n:03}/images/{n}_{m}.png" for n in (1, 2, 3) for m in range(3)],
     "parts of a split": [f"train/part{n}/{n}.png" for n in (1, 2)],
+    "parts and a stray one": [*(f"images_{n:03}/{n}.png" for n in (1, 2, 3)), "extra/9.png"],
+    "patients and a stray one": [*(f"patient{n}/{n}.png" for n in (1, 2, 3)), "other/9.png"],
     "batches": ["Batch 1/1.png", "Batch 2/2.png"],
     "patients": [f"train/patient{n:05}/study1/view1.jpg" for n in range(9)],
     "numbers": [f"{n:08}/1.dcm" for n in range(4)],
@@ -424,6 +426,22 @@ def test_wild_two_copies_within_further_folders_are_refused(
         list_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("holder", "stray"), [("archive", "screenshots"), ("train", "test1")])
+def test_wild_a_stray_folder_beside_the_one_with_the_classes_is_refused(
+    tmp_path: Path, holder: str, stray: str
+) -> None:
+    make(tmp_path, f"{holder}/COVID/1.png", f"{holder}/Normal/2.png", f"{stray}/3.png")
+    with pytest.raises(UserError, match=f"look like the classes.*give .*/{holder}$"):
+        list_folder(tmp_path)
+
+
+def test_wild_a_class_of_several_views_beside_a_flat_one_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "COVID/AP/1.png", "COVID/PA/2.png", "Normal/3.png")
+    listing = list_folder(tmp_path)
+    assert listing.classes == ("COVID", "Normal")
+    assert any("'COVID' holds 'AP' and 'PA': if those are" in said for said in listing.warnings)
+
+
 def test_wild_folders_that_each_hold_the_same_are_named(tmp_path: Path) -> None:
     make(tmp_path, "COVID/AP/1.png", "COVID/PA/2.png", "N/AP/3.png", "N/PA/4.png")
     listing = list_folder(tmp_path)
@@ -439,7 +457,7 @@ def test_wild_classes_may_number_their_files_alike(tmp_path: Path, within: Seque
     assert list_folder(make(tmp_path, *names)).classes == ("COVID", "N")
 
 
-@pytest.mark.parametrize("names", [["pT1", "pT2", "pT3"], ["CD4", "CD8"], ["T1a", "T2"]])
+@pytest.mark.parametrize("names", [["pT1", "pT2", "pT3"], ["CD4", "CD8", "NK"], ["T1a", "T2"]])
 def test_wild_stages_and_cells_are_classes(tmp_path: Path, names: Sequence[str]) -> None:
     make(tmp_path, *(f"{name}/{name}-{n}.png" for name in names for n in range(3)))
     assert list_folder(tmp_path).classes == tuple(sorted(names))

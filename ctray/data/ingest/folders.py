@@ -161,10 +161,10 @@ def _why_no_classes(images: Mapping[str, Sequence[str]], names: Mapping[str, str
     plain = set(names.values())
     if len(plain) < 2 or _are_all(_CLASS, plain):
         return ""
-    if _are_all(_PART, plain):
+    if _are_most(_PART, plain):
         return "are named as parts of a download, not as classes"
     few = sum(map(len, images.values())) < _FEW_IMAGES * len(plain)
-    if _are_all(_PERSON, plain) or (_are_all(_PERSON_IF_MANY, plain) and len(plain) > _FEW_IMAGES):
+    if _are_most(_PERSON, plain) or (_are_all(_PERSON_IF_MANY, plain) and len(plain) > _FEW_IMAGES):
         return "are named as patients or studies, not as classes"
     if len(plain) >= _MANY and few:
         return f"are {len(plain)} folders of fewer than {_FEW_IMAGES} images each, not classes"
@@ -173,6 +173,37 @@ def _why_no_classes(images: Mapping[str, Sequence[str]], names: Mapping[str, str
 
 def _are_all(pattern: re.Pattern[str], names: set[str]) -> bool:
     return all(pattern.fullmatch(name.strip()) for name in names)
+
+
+def _are_most(pattern: re.Pattern[str], names: set[str]) -> bool:
+    """Whether all are, or two and more with a number, and at most every third is a stray one."""
+    if _are_all(pattern, names):
+        return True
+    numbered = {name for name in names if re.search(r"\d", name) and not _CLASS.fullmatch(name)}
+    alike = sum(bool(pattern.fullmatch(name.strip())) for name in numbered)
+    return alike > 1 and 3 * alike >= 2 * len(names)
+
+
+def _check_stray(
+    root: str, images: Mapping[str, Sequence[str]], within: Mapping[str, set[str]]
+) -> list[str]:
+    """Refuse the one folder that holds the classes beside folders that hold images only."""
+    deep = [folder for folder, below in within.items() if below]
+    if len(deep) != 1 or len(within[deep[0]]) < 2 or _are_all(_PERSON, within[deep[0]]):
+        return []
+    folder = deep[0]
+    if not all("/" in name.removeprefix(f"{folder}/") for name in images[folder]):
+        return []
+    others, these = _some(within.keys() - {folder}), _some(within[folder])
+    there = storage.join(root, *folder.split("/"))
+    name = folder.rpartition("/")[2]
+    if name.casefold() in SPLIT_NAMES or _PART.fullmatch(name):
+        raise UserError(
+            f"the folder {folder!r} of {root} holds {these}, which look like the classes, and "
+            f"{others} beside it holds images only: give {there}",
+            "layout",
+        )
+    return [f"the folder {folder!r} holds {these}: if those are the classes, give {there}"]
 
 
 def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
@@ -186,6 +217,8 @@ def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
                 f"the folder {folder!r} of {root} holds folders called like the classes beside it, "
                 f"{_some(shared)}: move it elsewhere, or give it as another input"
             )
+    if stray := _check_stray(root, images, within):
+        return stray
     common = sorted(set.intersection(*within.values()))
     if len(common) < 2 or _are_all(_PERSON, {*common}):
         return []
@@ -318,8 +351,8 @@ def _with_fix(root: str, what: str, table: TableBeside | None) -> str:
     if table is None:
         return (
             f"the folders {what} ({root}): put the images of each class in a folder, name the "
-            f"label of each file in {METADATA} (columns file, label), or say that the folders are "
-            "the classes"
+            f"label of each file in {METADATA} (columns file, label), or prepare a store of it "
+            "with the layout folders if they are the classes"
         )
     around = storage.folder_of(table.uri)
     if table.of_download and around != root:
