@@ -772,7 +772,9 @@ def test_wild_downloads_mistakes_are_one_sentence(nih: Path, choice: Choice, sen
 def test_wild_downloads_without_any_of_their_images_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path, "a/1.png", "b/2.png")
     table(root / "Data_Entry_2017.csv", NIH_HEADER, *NIH_ROWS)
-    with pytest.raises(UserError, match=r"laid out as NIH .*'00000001_000.png'.*like 'a/1.png'") as caught:
+    with pytest.raises(
+        UserError, match=r"laid out as NIH .*'00000001_000.png'.*like 'a/1.png'"
+    ) as caught:
         listed(root)
     assert caught.value.arguments == ("layout",)
     assert listed(root, layout="folders").classes == ("a", "b")

@@ -415,7 +415,11 @@ def test_wild_copies_by_their_files_and_a_copy_beside_the_classes_are_refused(
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("set/set", "set (1)/set"), ("kaggle/data", "kaggle_old/data"), ("set/train", "set (1)/train")],
+    [
+        ("set/set", "set (1)/set"),
+        ("kaggle/data", "kaggle_old/data"),
+        ("set/train", "set (1)/train"),
+    ],
 )
 def test_wild_two_copies_within_further_folders_are_refused(
     tmp_path: Path, one: str, other: str

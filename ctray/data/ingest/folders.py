@@ -38,7 +38,9 @@ _PERSON_IF_MANY = re.compile(r"(?:sub|p|s|id|case|no|nr)[ _.#-]*\d+", re.IGNOREC
 _CLASS = re.compile(r"[cp]?T[0-4][a-d]?|CD\d+", re.IGNORECASE)
 _MANY, _FEW_IMAGES = 20, 5
 _COMPARED = 8  # files of the same name in two folders
-_COPY = re.compile(r"(?:[ _.-]*(?:copy|kopie|copia|copie|old|backup|v?\d+|\(\d+\)))+$", re.IGNORECASE)
+_COPY = re.compile(
+    r"(?:[ _.-]*(?:copy|kopie|copia|copie|old|backup|v?\d+|\(\d+\)))+$", re.IGNORECASE
+)
 _LABEL = re.compile(
     r"(?:image[ _]?)?(?:labels?|class(?:es)?|findings?|diagnos[ie]s|disease|target|dx|pathology)"
     r"(?:[ _](?:labels?|class(?:es)?|name))?",
