@@ -274,7 +274,8 @@ def test_wild_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         (["images/1.png", "masks/1.png"], "", "has no class folders"),
         (["a/1.png", "b/masks/1.png"], "", r"class 'b' has no image file in .*/b"),
         (["a/1.png"], "path,class\na/1.png,a\n\n", ""),
-        (["a/1.png"], "image\na/1.png\n", r"no column 'file' \(has: image\)"),
+        (["a/1.png"], "image\na/1.png\n", r"no column 'file' \(has: image\): .*path=image"),
+        (["a/1.png"], "x\na/1.png\n", r"\(has: x\): name the column with the file as path"),
         (["a/1.png"], "file\na/2.png\n", r"names no file here: it has 'a/2\.png'"),
         (["a/1.png"], "file,group\na/1.png,1\na/1.png,2\n", "twice, differently"),
         (["a/1.png"], "file,group\na/1.png,1,2\n", "row 2 has more fields"),
@@ -388,8 +389,11 @@ def test_a_parquet_manifest_with_other_column_names(tmp_path: Path) -> None:
     assert (files["1.png"].label, files["1.png"].group) == ("x", "12")
     assert (files["2.png"].label, files["2.png"].group) == ("", "")
     assert files["2.png"].meta == {"age": "8"}
-    with pytest.raises(UserError, match=r"has no column 'path' \(has: img, dx, who, age\)"):
+    with pytest.raises(
+        UserError, match=r"has no column 'path' \(has: img, dx, who, age\)"
+    ) as caught:
         list_inputs(given)
+    assert caught.value.arguments == ("column",)
     with pytest.raises(UserError, match=r"has no column 'label'"):
         list_inputs(given, columns={"path": "img"})
     with pytest.raises(UserError, match=r"the column 'whom' for group \(has: img, dx, who, age\)"):

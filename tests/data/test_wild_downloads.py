@@ -401,6 +401,15 @@ def test_wild_marks_are_read_however_a_spreadsheet_writes_them(
 
 
 @pytest.mark.fast
+def test_wild_chexpert_without_ap_or_pa_is_frontal(chexpert: Path) -> None:
+    before = left_out(listed(chexpert, "Pneumonia"))
+    text = (chexpert / "train.csv").read_text()
+    (chexpert / "train.csv").write_text(text.replace(",Frontal,AP,", ",Frontal,nan,"))
+    assert ",Frontal,nan," in (chexpert / "train.csv").read_text()
+    assert left_out(listed(chexpert, "Pneumonia")) == before
+
+
+@pytest.mark.fast
 def test_wild_a_target_beside_class_folders_is_no_download(tmp_path: Path) -> None:
     fill(tmp_path, "COVID/1.png", "Normal/2.png")
     table(tmp_path / "outcomes.csv", "patientId,age,Target", "1,50,0", "2,40,1")
@@ -560,6 +569,22 @@ def test_wild_covidx_without_its_test_list_is_divided(covidx: Path) -> None:
 
 
 # ── VinDr-CXR ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fast
+def test_wild_covidx_with_a_line_of_another_form_names_it(covidx: Path) -> None:
+    text = (covidx / "train_COVIDx9A.txt").read_text()
+    (covidx / "train_COVIDx9A.txt").write_text("patient file class source\n" + text)
+    with pytest.raises(UserError, match="the line 'patient file class source' is not of the form"):
+        listed(covidx)
+
+
+@pytest.mark.fast
+def test_wild_vindr_reads_its_readers_in_any_letter_case(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/a.dicom", "train/b.dicom")
+    rows = ["a,Cardiomegaly,R1", "a,No finding,R2", "a,Cardiomegaly,R3", "b,No finding,R1"]
+    table(root / "train.csv", "image_id,class_name,rad_ID", *rows)
+    assert classes(listed(root)) == {"a.dicom": "Cardiomegaly", "b.dicom": "No finding"}
 
 
 @pytest.mark.fast
@@ -747,9 +772,33 @@ def test_wild_downloads_mistakes_are_one_sentence(nih: Path, choice: Choice, sen
 def test_wild_downloads_without_any_of_their_images_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path, "a/1.png", "b/2.png")
     table(root / "Data_Entry_2017.csv", NIH_HEADER, *NIH_ROWS)
-    with pytest.raises(UserError, match=r"laid out as NIH .*'00000001_000.png'.*like 'a/1.png'"):
+    with pytest.raises(
+        UserError, match=r"laid out as NIH .*'00000001_000.png'.*like 'a/1.png'"
+    ) as caught:
         listed(root)
+    assert caught.value.arguments == ("layout",)
     assert listed(root, layout="folders").classes == ("a", "b")
+
+
+@pytest.mark.fast
+def test_wild_downloads_give_every_file_without_a_row_its_reason(nih: Path) -> None:
+    fill(nih, "images_001/x.dcm").joinpath("images_001/x.dcm").rename(nih / "images_001/I0001")
+    (nih / "images_001/empty").touch()
+    (nih / "images_001/a.gif").write_bytes(b"GIF89a")
+    listing = listed(nih)
+    out = left_out(listing)
+    assert out["I0001"] == ("unlabelled", "no row of a table names it")
+    assert out["empty"] == ("unreadable", "the file is empty")
+    assert out["a.gif"][0] == "unreadable"
+    assert "2 files that cannot be read left out" in said(listing, nih)
+
+
+@pytest.mark.fast
+def test_wild_a_part_of_a_download_names_the_folder_above(nih: Path, chexpert: Path) -> None:
+    fill(nih, *(f"parts/part_{n}/0000000{n}_000.png" for n in (1, 2, 3)))
+    for part in (chexpert / "train", nih / "parts"):
+        with pytest.raises(UserError, match=f"lists these files, give {part.parent} as data"):
+            listed(part)
 
 
 @pytest.mark.fast

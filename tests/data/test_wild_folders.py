@@ -318,6 +318,8 @@ def test_wild_images_outside_the_class_folders_are_named(tmp_path: Path) -> None
 NOT_CLASSES = {
     "parts": [f"images_{n:03}/images/{n}_{m}.png" for n in (1, 2, 3) for m in range(3)],
     "parts of a split": [f"train/part{n}/{n}.png" for n in (1, 2)],
+    "parts and a stray one": [*(f"images_{n:03}/{n}.png" for n in (1, 2, 3)), "extra/9.png"],
+    "patients and a stray one": [*(f"patient{n}/{n}.png" for n in (1, 2, 3)), "other/9.png"],
     "batches": ["Batch 1/1.png", "Batch 2/2.png"],
     "patients": [f"train/patient{n:05}/study1/view1.jpg" for n in range(9)],
     "numbers": [f"{n:08}/1.dcm" for n in range(4)],
@@ -344,7 +346,7 @@ def test_wild_folders_that_are_not_classes_are_refused(tmp_path: Path, kind: str
     with pytest.raises(UserError, match=r"the table .*list\.csv lists these files") as caught:
         list_folder(tmp_path)
     assert "path=Image Index, label=Finding Label, group=Patient ID" in str(caught.value)
-    assert caught.value.arguments == ("column",)
+    assert caught.value.arguments == ("column", "layout")
     columns = {"path": "Image Index", "label": "Finding Label", "group": "Patient ID"}
     listing = list_inputs([DataInput(str(tmp_path / "list.csv"))], columns=columns)
     assert len(listing.files) == len(files)
@@ -383,8 +385,9 @@ def test_wild_a_table_with_other_labels_than_the_folders_is_named(tmp_path: Path
     make(tmp_path, labels_csv="name,label\n1,x\n2,y\n3,x\n4,y\n")
     with pytest.raises(
         UserError, match=r"'east' and 'west' do not go with the labels.*labels\.csv"
-    ):
+    ) as caught:
         list_folder(tmp_path)
+    assert caught.value.arguments == ("column", "layout")
     sure = list_inputs([DataInput(str(tmp_path))], choice=Choice("folders"))
     assert sure.classes == ("east", "west")
 
@@ -410,6 +413,39 @@ def test_wild_copies_by_their_files_and_a_copy_beside_the_classes_are_refused(
         list_folder(tmp_path / "y")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("set/set", "set (1)/set"),
+        ("kaggle/data", "kaggle_old/data"),
+        ("set/train", "set (1)/train"),
+    ],
+)
+def test_wild_two_copies_within_further_folders_are_refused(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    files = [f"{label}/{n}.png" for label in ("COVID", "N") for n in range(3)]
+    make(tmp_path, *(f"{place}/{name}" for place in (one, other) for name in files))
+    with pytest.raises(UserError, match="each hold 'COVID' and 'N', which are the classes"):
+        list_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("holder", "stray"), [("archive", "screenshots"), ("train", "test1")])
+def test_wild_a_stray_folder_beside_the_one_with_the_classes_is_refused(
+    tmp_path: Path, holder: str, stray: str
+) -> None:
+    make(tmp_path, f"{holder}/COVID/1.png", f"{holder}/Normal/2.png", f"{stray}/3.png")
+    with pytest.raises(UserError, match=f"look like the classes.*give .*/{holder}$"):
+        list_folder(tmp_path)
+
+
+def test_wild_a_class_of_several_views_beside_a_flat_one_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "COVID/AP/1.png", "COVID/PA/2.png", "Normal/3.png")
+    listing = list_folder(tmp_path)
+    assert listing.classes == ("COVID", "Normal")
+    assert any("'COVID' holds 'AP' and 'PA': if those are" in said for said in listing.warnings)
+
+
 def test_wild_folders_that_each_hold_the_same_are_named(tmp_path: Path) -> None:
     make(tmp_path, "COVID/AP/1.png", "COVID/PA/2.png", "N/AP/3.png", "N/PA/4.png")
     listing = list_folder(tmp_path)
@@ -425,7 +461,7 @@ def test_wild_classes_may_number_their_files_alike(tmp_path: Path, within: Seque
     assert list_folder(make(tmp_path, *names)).classes == ("COVID", "N")
 
 
-@pytest.mark.parametrize("names", [["pT1", "pT2", "pT3"], ["CD4", "CD8"], ["T1a", "T2"]])
+@pytest.mark.parametrize("names", [["pT1", "pT2", "pT3"], ["CD4", "CD8", "NK"], ["T1a", "T2"]])
 def test_wild_stages_and_cells_are_classes(tmp_path: Path, names: Sequence[str]) -> None:
     make(tmp_path, *(f"{name}/{name}-{n}.png" for name in names for n in range(3)))
     assert list_folder(tmp_path).classes == tuple(sorted(names))

@@ -38,7 +38,9 @@ _PERSON_IF_MANY = re.compile(r"(?:sub|p|s|id|case|no|nr)[ _.#-]*\d+", re.IGNOREC
 _CLASS = re.compile(r"[cp]?T[0-4][a-d]?|CD\d+", re.IGNORECASE)
 _MANY, _FEW_IMAGES = 20, 5
 _COMPARED = 8  # files of the same name in two folders
-_COPY = re.compile(r"(?:[ _.-]*(?:copy|kopie|copia|copie|v?\d+|\(\d+\)))+$", re.IGNORECASE)
+_COPY = re.compile(
+    r"(?:[ _.-]*(?:copy|kopie|copia|copie|old|backup|v?\d+|\(\d+\)))+$", re.IGNORECASE
+)
 _LABEL = re.compile(
     r"(?:image[ _]?)?(?:labels?|class(?:es)?|findings?|diagnos[ie]s|disease|target|dx|pathology)"
     r"(?:[ _](?:labels?|class(?:es)?|name))?",
@@ -46,7 +48,16 @@ _LABEL = re.compile(
 )
 _LABEL_LIKE = re.compile("label|class|finding|diagnos|target|disease|patholog|condition|category")
 _PATIENT_LIKE = re.compile("patient|subject|person|case")
-_DESCRIBING = re.compile("age|sex|gender|view|position|width|height|split|date|file|path|url")
+# A part of a word counts for those only that are in no word for a class: age is in stage.
+_DESCRIBING = re.compile(
+    r"(?<![a-z])(?:ages?|sex|ap/pa|url)(?![a-z])|gender|view|frontal|lateral|position|width|height"
+    r"|split|date|file|path"
+)
+# By which columns the tables of downloads are known, that are read with the folder they lie in.
+_OF_DOWNLOADS = (
+    frozenset({"Path", "Frontal/Lateral", "No Finding"}),
+    frozenset({"Image Index", "Finding Labels", "Patient ID"}),
+)
 _MOST_LABELS = 30
 
 
@@ -59,12 +70,14 @@ class TableBeside:
         columns: {path, label or group: its column}, those that were found.
         labels: {image: its label} of the images it lists.
         certain: whether the label's column is called so.
+        of_download: whether a well-known download is read by it.
     """
 
     uri: str
     columns: Mapping[str, str]
     labels: Mapping[str, str]
     certain: bool
+    of_download: bool
 
 
 def check_folders(
@@ -100,7 +113,7 @@ def check_folders(
         and (_contradicts(table, images, names))
     ):
         shown = f"{_some(names.values())} do not go with the labels"
-        raise UserError(_with_fix(root, shown, table), *_fixes(table), "layout")
+        raise UserError(_with_fix(root, shown, table), *_fixes(table))
     return warnings
 
 
@@ -150,10 +163,10 @@ def _why_no_classes(images: Mapping[str, Sequence[str]], names: Mapping[str, str
     plain = set(names.values())
     if len(plain) < 2 or _are_all(_CLASS, plain):
         return ""
-    if _are_all(_PART, plain):
+    if _are_most(_PART, plain):
         return "are named as parts of a download, not as classes"
     few = sum(map(len, images.values())) < _FEW_IMAGES * len(plain)
-    if _are_all(_PERSON, plain) or (_are_all(_PERSON_IF_MANY, plain) and len(plain) > _FEW_IMAGES):
+    if _are_most(_PERSON, plain) or (_are_all(_PERSON_IF_MANY, plain) and len(plain) > _FEW_IMAGES):
         return "are named as patients or studies, not as classes"
     if len(plain) >= _MANY and few:
         return f"are {len(plain)} folders of fewer than {_FEW_IMAGES} images each, not classes"
@@ -162,6 +175,37 @@ def _why_no_classes(images: Mapping[str, Sequence[str]], names: Mapping[str, str
 
 def _are_all(pattern: re.Pattern[str], names: set[str]) -> bool:
     return all(pattern.fullmatch(name.strip()) for name in names)
+
+
+def _are_most(pattern: re.Pattern[str], names: set[str]) -> bool:
+    """Whether all are, or two and more with a number, and at most every third is a stray one."""
+    if _are_all(pattern, names):
+        return True
+    numbered = {name for name in names if re.search(r"\d", name) and not _CLASS.fullmatch(name)}
+    alike = sum(bool(pattern.fullmatch(name.strip())) for name in numbered)
+    return alike > 1 and 3 * alike >= 2 * len(names)
+
+
+def _check_stray(
+    root: str, images: Mapping[str, Sequence[str]], within: Mapping[str, set[str]]
+) -> list[str]:
+    """Refuse the one folder that holds the classes beside folders that hold images only."""
+    deep = [folder for folder, below in within.items() if below]
+    if len(deep) != 1 or len(within[deep[0]]) < 2 or _are_all(_PERSON, within[deep[0]]):
+        return []
+    folder = deep[0]
+    if not all("/" in name.removeprefix(f"{folder}/") for name in images[folder]):
+        return []
+    others, these = _some(within.keys() - {folder}), _some(within[folder])
+    there = storage.join(root, *folder.split("/"))
+    name = folder.rpartition("/")[2]
+    if name.casefold() in SPLIT_NAMES or _PART.fullmatch(name):
+        raise UserError(
+            f"the folder {folder!r} of {root} holds {these}, which look like the classes, and "
+            f"{others} beside it holds images only: give {there}",
+            "layout",
+        )
+    return [f"the folder {folder!r} holds {these}: if those are the classes, give {there}"]
 
 
 def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
@@ -175,6 +219,8 @@ def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
                 f"the folder {folder!r} of {root} holds folders called like the classes beside it, "
                 f"{_some(shared)}: move it elsewhere, or give it as another input"
             )
+    if stray := _check_stray(root, images, within):
+        return stray
     common = sorted(set.intersection(*within.values()))
     if len(common) < 2 or _are_all(_PERSON, {*common}):
         return []
@@ -194,8 +240,19 @@ def _check_copies(root: str, images: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _folders_in(folder: str, images: Sequence[str]) -> set[str]:
-    below = (name.removeprefix(f"{folder}/") for name in images)
-    tops = {name.partition("/")[0] for name in below if "/" in name}
+    """The folders in a folder, or those further down if it holds one folder or splits only."""
+    below = [name.removeprefix(f"{folder}/") for name in images]
+    first = tops = _tops(below)
+    while tops and all("/" in name for name in below):
+        if len(tops) > 1 and not all(top.casefold() in SPLIT_NAMES for top in tops):
+            return first if _are_all(_PERSON, tops) else tops
+        below = [name.partition("/")[2] for name in below if name.partition("/")[0] in tops]
+        tops = _tops(below)
+    return first
+
+
+def _tops(names: Sequence[str]) -> set[str]:
+    tops = {name.partition("/")[0] for name in names if "/" in name}
     return {top for top in tops if top.casefold() not in (IMAGES, MASKS)}
 
 
@@ -218,7 +275,10 @@ def _hold_the_same(root: str, images: Mapping[str, Sequence[str]]) -> bool:
     def data(folder: str, name: str) -> bytes:
         return storage.read_bytes(storage.join(root, *folder.split("/"), *name.split("/")))
 
-    return all(data(one, name) == data(other, name) for name in common[:_COMPARED])
+    try:
+        return all(data(one, name) == data(other, name) for name in common[:_COMPARED])
+    except OSError:  # the file has its own reason later
+        return False
 
 
 # ── what a table says ────────────────────────────────────────────────────────────────────────────
@@ -249,6 +309,7 @@ def _listing_table(uri: str, images: Sequence[str]) -> TableBeside | None:
         columns={role: column for role, column in roles.items() if column},
         labels={image: row.get(label, "") for image, row in matched.items()} if label else {},
         certain=bool(_LABEL.fullmatch(label.strip())),
+        of_download=any(known <= {*columns} for known in _OF_DOWNLOADS),
     )
 
 
@@ -292,9 +353,12 @@ def _with_fix(root: str, what: str, table: TableBeside | None) -> str:
     if table is None:
         return (
             f"the folders {what} ({root}): put the images of each class in a folder, name the "
-            f"label of each file in {METADATA} (columns file, label), or say that the folders are "
-            "the classes"
+            f"label of each file in {METADATA} (columns file, label), or prepare a store of it "
+            "with the layout folders if they are the classes"
         )
+    around = storage.folder_of(table.uri)
+    if table.of_download and around != root:
+        return f"the folders {what} ({root}): {table.uri} lists these files, give {around} as data"
     pairs = [f"{role}={column}" for role, column in table.columns.items()]
     if "label" not in table.columns:
         pairs.insert(1, "label=(the column with the class)")
@@ -308,7 +372,9 @@ def _with_fix(root: str, what: str, table: TableBeside | None) -> str:
 
 
 def _fixes(table: TableBeside | None) -> tuple[str, ...]:
-    return ("layout",) if table is None else ("column",)
+    if table is None:
+        return ("layout",)
+    return ("layout",) if table.of_download else ("column", "layout")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -54,6 +54,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_FILE_LIKE = re.compile(r"image|img|file|path|picture|radiograph|dicom")
+_NAME_IT = "name the column with the file as path"
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _HINT = re.compile(r"\A\s*\"?sep=[,;\t|]\"?\r?\n", re.IGNORECASE)
 
@@ -116,7 +118,10 @@ def read_table(uri: str, path_column: str, columns: Mapping[str, str]) -> Table:
     names, cells = read_cells(uri)
     roles = _find_roles(names, path_column, columns)
     if "path" not in roles:
-        raise UserError(f"{uri} has no column {path_column!r} (has: {listed(names)})")
+        missing = f"{uri} has no column {path_column!r} (has: {listed(names)})"
+        likely = next((name for name in names if _FILE_LIKE.search(name.casefold())), "")
+        fix = f"name the column with the file, such as path={likely}" if likely else _NAME_IT
+        raise UserError(f"{missing}: {fix}", "column")
     rows = tuple(
         _row(number, row, roles, uri)
         for number, row in enumerate(cells, start=2)

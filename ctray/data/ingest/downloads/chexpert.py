@@ -44,6 +44,11 @@ def recognise(tree: Tree) -> Download | None:
     return Download(entries, headers, roles, labels, ("blank counts as no, -1 as uncertain",))
 
 
+def _side(written: str) -> str:
+    """AP or PA of a frontal image; pandas writes nan where there is none."""
+    return "Frontal" if written.casefold() in ("", "nan") else written
+
+
 def _entry(tree: Tree, row: dict[str, str], labels: Sequence[str], split: str) -> Entry:
     path = row["Path"]
     patient = _PATIENT.search(path.replace("\\", "/"))
@@ -56,7 +61,7 @@ def _entry(tree: Tree, row: dict[str, str], labels: Sequence[str], split: str) -
         uncertain=tuple(label for label, value in values.items() if value == -1),
         silent=all(value is None for value in values.values()),
         group=patient[1] if patient else "",
-        view=(row.get("AP/PA") or "Frontal") if frontal else "Lateral",
+        view=_side(row.get("AP/PA", "")) if frontal else "Lateral",
         split=split,
         meta=person(row.get("Age", ""), row.get("Sex", "")),
     )

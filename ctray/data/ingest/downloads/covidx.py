@@ -15,7 +15,7 @@ from ctray.data.ingest.tables import suffix
 from ctray.errors import UserError
 
 _LIST = re.compile(r"(train|val|test)(.*)\.txt", re.IGNORECASE)
-_LOOKED_AT = 20  # lines that have to be of the form
+_LOOKED_AT = 20  # lines most of which have to be of the form
 
 
 def recognise(tree: Tree) -> Download | None:
@@ -44,7 +44,9 @@ def recognise(tree: Tree) -> Download | None:
 
 
 def _is_list(lines: Sequence[str]) -> bool:
-    return bool(lines) and all(_fields(line) for line in lines[:_LOOKED_AT])
+    """Whether most of the first lines fit; one that does not is an error where it is read."""
+    looked = lines[:_LOOKED_AT]
+    return 2 * sum(_fields(line) is not None for line in looked) > len(looked)
 
 
 def _fields(line: str) -> tuple[list[str], str, str] | None:

@@ -22,6 +22,7 @@ from ctray.data.ingest.downloads import (
 )
 from ctray.data.ingest.downloads.choosing import Fault, class_of, sentence, spelt, view_fault
 from ctray.data.ingest.downloads.tree import Download, Entry, Tree
+from ctray.data.ingest.finding import find_images
 from ctray.data.ingest.layouts import read_folder
 from ctray.data.ingest.records import FileRecord, FolderContents
 from ctray.data.ingest.tables import Table, listed, repository, suffix
@@ -199,7 +200,11 @@ class _Reading:
         taken = {*self._records, *self._download.tables, SYNTHETIC_MARKER}
         taken |= {entry.mask for entry in self._download.entries}
         left = [name for name in self._tree.files if name not in taken]
-        unnamed = [name for name in left if _is_image(name)]
+        found = find_images(self._tree.root, [name for name in left if not _is_mask(name)])
+        unnamed = sorted(found.images)
+        for name, why in found.faults.items():
+            tail = " that cannot be read"
+            self._leave_out(name, Fault("unreadable", why, noun="file", tail=tail))
         for name in unnamed:
             self._leave_out(name, Fault("unlabelled", "no row of a table names it"))
         files = tuple(self._records[name] for name in sorted(self._records))
@@ -216,7 +221,7 @@ class _Reading:
         return FolderContents(
             files=files,
             classes=_classes(files),
-            ignored=tuple(name for name in left if not _is_image(name)),
+            ignored=tuple(name for name in left if name not in self._records),
             synthetic=SYNTHETIC_MARKER in self._tree.files,
             claims=(),
             tables=tuple(
@@ -324,7 +329,8 @@ class _Reading:
         named = f"such as {self._missing[0]!r}" if self._missing else "for they name none"
         raise UserError(
             f"{self._tree.root} is laid out as {self._title}, but has none of the images of its "
-            f"tables, {named}: {there}"
+            f"tables, {named}: {there}; its folders are taken as classes if you say so",
+            "layout",
         )
 
 
@@ -346,5 +352,8 @@ def _classes(files: tuple[FileRecord, ...] | list[FileRecord]) -> frozenset[str]
 
 def _is_image(name: str) -> bool:
     """An image by name that is no mask."""
-    folders = name.casefold().split("/")[:-1]
-    return suffix(name) in EXTENSIONS and not any("mask" in folder for folder in folders)
+    return suffix(name) in EXTENSIONS and not _is_mask(name)
+
+
+def _is_mask(name: str) -> bool:
+    return any("mask" in folder for folder in name.casefold().split("/")[:-1])

@@ -5,7 +5,7 @@ https://www.kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -35,7 +35,8 @@ def recognise(tree: Tree) -> Download | None:
     tables = tree.with_columns("image_id", "No finding")
     by_column = bool(tables)
     if not tables:
-        boxes = tree.with_columns("image_id", "class_name", "rad_id")
+        boxes = tree.with_columns("image_id", "class_name")
+        boxes = [table for table in boxes if _reader_column(tree.headers[table])]
         train = [table for table in boxes if PurePosixPath(table).name == "train.csv"]
         tables = [latest(train or boxes)] if boxes else []
     if not tables:
@@ -69,18 +70,24 @@ def _judged(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What most readers of an image found, or what they named without a majority for anything."""
     readers: dict[str, set[str]] = defaultdict(set)
+    column = _reader_column(rows[0])
     for row in rows:
         for label in _marked(row) if by_column else [row["class_name"]]:
-            readers[_ONE_NAME.get(label, label)].add(row.get("rad_id", ""))
+            readers[_ONE_NAME.get(label, label)].add(row.get(column, ""))
     readers.pop("", None)
-    half = len({row.get("rad_id", "") for row in rows}) / 2
+    half = len({row.get(column, "") for row in rows}) / 2
     most = tuple(sorted(label for label, who in readers.items() if len(who) > half))
     return most, () if most else tuple(sorted(readers))
+
+
+def _reader_column(columns: Iterable[str]) -> str:
+    """The column of the reader, `rad_id` or `rad_ID`; empty where there is none."""
+    return next((column for column in columns if column.casefold() == "rad_id"), "")
 
 
 def _marked(row: dict[str, str]) -> list[str]:
     return [
         column
         for column, value in row.items()
-        if column not in _NO_LABELS and value.replace(",", ".").casefold() in _YES
+        if column.casefold() not in _NO_LABELS and value.replace(",", ".").casefold() in _YES
     ]
