@@ -228,7 +228,7 @@ def _names(uri: str, kind: fs.FileType) -> list[str]:
                     for entry in entries
                     if (entry.is_dir() if wanted_folder else entry.is_file())
                 )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
     selector = fs.FileSelector(path, allow_not_found=True)
     infos = filesystem.get_file_info(selector)
